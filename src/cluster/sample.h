@@ -1,0 +1,42 @@
+/* sample.h - the training rows: chosen by the plan, kept in memory or spilled.
+ *
+ * Choice   live rows are cut into slices of PLM_SLICE_ROWS ordinals; slices are put in the
+ *          order of plm_mix64(seed, slice) and taken until n_wanted usable rows are in (the
+ *          last slice is cut). Rows are then kept in ascending ordinal order. So the sample
+ *          depends on the live rows, n_wanted and the seed only.
+ * Memory   in memory when max_bytes allows, else one spill file, read back in chunks.
+ */
+#ifndef PLM_SAMPLE_H
+#define PLM_SAMPLE_H
+
+#include "rows/source.h"
+#include "store/store.h"
+
+#define PLM_SLICE_ROWS 64
+
+struct plm_sample {
+    struct plm_ctx *ctx;
+    size_t n, dim;
+    float *rows;            /* [n][dim], or NULL when spilled */
+    struct plm_file *spill; /* float32 [n][dim] */
+    struct plm_store *spill_store; /* borrowed */
+    char *spill_path;
+    float max_abs;          /* greatest |value| */
+    float lo, hi;           /* least and greatest value: the bounds of SQ */
+    bool is_whole;          /* every live row was looked at */
+};
+
+PLM_MUST_CHECK enum plm_code
+plm_sample_take(struct plm_source *source, enum plm_metric metric, uint64_t n_wanted, uint64_t seed,
+                size_t max_bytes, struct plm_store *spill_store, const char *spill_path,
+                struct plm_sample *out, struct plm_err *err);
+/* A sample over rows already in memory (borrowed), for tests and for shards. */
+void plm_sample_of(struct plm_ctx *ctx, const float *rows, size_t n, size_t dim,
+                   struct plm_sample *out);
+/* Rows [first, first + n): *rows points into memory or at `scratch` (n * dim floats). */
+PLM_MUST_CHECK enum plm_code
+plm_sample_rows(const struct plm_sample *sample, size_t first, size_t n, float *scratch,
+                const float **rows, struct plm_err *err);
+void plm_sample_reset(struct plm_sample *sample); /* removes the spill file */
+
+#endif

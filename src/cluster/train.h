@@ -1,0 +1,79 @@
+/* train.h - IVF centroids: a size-proportional tree in a PCA projection, then means and
+ * refinement in full dimension.
+ *
+ * Shape    training is a state machine. The trainer emits a step (a small message), every
+ *          shard of the sample answers it with a partial (a small message), partials are
+ *          merged in any order and absorbed. The threads engine and Ray drive the same machine.
+ * Same     partials are exact (sums on a common grid, counts, least priorities), so the result
+ * bytes    does not depend on how the sample is cut into shards or in which order they answer.
+ * Owns     trainer and shard own their state; a shard borrows its sample.
+ * Repeats  same sample, options and kernel table: same centroids.
+ */
+#ifndef PLM_TRAIN_H
+#define PLM_TRAIN_H
+
+#include "cluster/sample.h"
+#include "core/core.h"
+
+struct plm_train_options {
+    size_t n_sample, dim, k; /* k <= n_sample */
+    enum plm_metric metric;  /* PLM_L2 also for cosine; PLM_DOT: unit centroids */
+    uint64_t seed;
+    uint32_t max_iters;      /* ceiling for each k-means loop inside, default 50 */
+};
+
+struct plm_trainer;
+
+PLM_MUST_CHECK enum plm_code
+plm_trainer_create(struct plm_ctx *ctx, const struct plm_train_options *options,
+                   struct plm_trainer **out, struct plm_err *err);
+void plm_trainer_destroy(struct plm_trainer *trainer);
+
+/* The current step, borrowed until the next absorb; len 0 when training is done. `what` (may be
+ * NULL) gets a short text for progress. */
+struct plm_view plm_trainer_step(const struct plm_trainer *trainer, const char **what);
+/* One merged partial of all shards. PLM_CORRUPT for a partial of another step. */
+PLM_MUST_CHECK enum plm_code
+plm_trainer_absorb(struct plm_trainer *trainer, struct plm_view partial, struct plm_err *err);
+/* Roughly how many steps there will be and how many are done: for progress. */
+void plm_trainer_progress(const struct plm_trainer *trainer, unsigned *done, unsigned *total);
+
+/* When done: centroids [k][dim] (borrowed) and the mean loss after each full-dimension pass. */
+const float *plm_trainer_centroids(const struct plm_trainer *trainer);
+size_t plm_trainer_losses(const struct plm_trainer *trainer, const double **losses);
+
+/* Checkpoints: everything a new process needs to carry on at the current step. */
+PLM_MUST_CHECK enum plm_code
+plm_trainer_save(const struct plm_trainer *trainer, struct plm_buf *out, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_trainer_load(struct plm_ctx *ctx, struct plm_view saved, struct plm_trainer **out,
+                 struct plm_err *err);
+
+/* A shard: rows [first, first + sample->n) of the whole sample. Caches what it derives (projected
+ * rows, node of each row), and rebuilds it from the step when it is missing: steps are
+ * self-contained, so a shard that died is simply created again. */
+struct plm_shard;
+PLM_MUST_CHECK enum plm_code
+plm_shard_create(struct plm_ctx *ctx, const struct plm_sample *sample, size_t first,
+                 struct plm_shard **out, struct plm_err *err);
+void plm_shard_destroy(struct plm_shard *shard);
+/* Answers a step, on ctx->threads threads; the partial is appended to `partial`. A step from
+ * outside is checked: PLM_CORRUPT. */
+PLM_MUST_CHECK enum plm_code
+plm_shard_run(struct plm_shard *shard, struct plm_view step, struct plm_buf *partial,
+              struct plm_err *err);
+/* a += b, exact and commutative. */
+PLM_MUST_CHECK enum plm_code
+plm_partial_merge(struct plm_buf *a, struct plm_view b, struct plm_err *err);
+
+/* All of it on this machine with one shard. checkpoint (may be NULL) is called after each
+ * absorb. centroids: [k][dim], the caller's (plm_free); *losses likewise. */
+typedef enum plm_code plm_checkpoint_fn(void *arg, const struct plm_trainer *trainer,
+                                        struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample, struct plm_trainer *trainer,
+                plm_checkpoint_fn *checkpoint, void *arg, struct plm_err *err);
+/* Memory training needs on one machine beyond the sample itself. */
+size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads);
+
+#endif

@@ -1,0 +1,73 @@
+/* quant.h - product and scalar quantization: train, encode, distances.
+ *
+ * Same     codes are the float64 nearest codeword, lowest code on equality, on every
+ * codes    kernel table; SQ codes are defined by one formula in double.
+ * Owns     nothing beyond the structs below.
+ * Source   Jegou, Douze, Schmid: Product quantization for nearest neighbor search (2011).
+ */
+#ifndef PLM_QUANT_H
+#define PLM_QUANT_H
+
+#include "cluster/sample.h"
+#include "core/core.h"
+#include "simd/simd.h"
+
+/* Codewords of all sub-vectors: values [m][n_codes][dsub]. */
+struct plm_pq {
+    struct plm_ctx *ctx;
+    uint32_t m, dsub, n_bits; /* n_bits 8 or 4 */
+    float *codebook;
+    float *half_norms;        /* [m][n_codes] */
+};
+static inline uint32_t plm_pq_n_codes(const struct plm_pq *pq) { return 1u << pq->n_bits; }
+static inline uint32_t plm_pq_code_bytes(const struct plm_pq *pq)
+{
+    return pq->n_bits == 4 ? pq->m / 2 : pq->m;
+}
+/* codebook [m][2^n_bits][dsub] is copied. 4 bits need an even m: PLM_ARG. */
+PLM_MUST_CHECK enum plm_code
+plm_pq_init(struct plm_ctx *ctx, uint32_t m, uint32_t dsub, uint32_t n_bits, const float *codebook,
+            struct plm_pq *out, struct plm_err *err);
+void plm_pq_reset(struct plm_pq *pq);
+
+#define PLM_PQ_SAMPLE_PER_CODE 256 /* training rows per codeword */
+
+struct plm_pq_train_options {
+    uint32_t n_bits, max_iters;
+    uint64_t seed;
+};
+/* One sub-vector: rows [n][dsub] -> codewords [n_codes][dsub]; *error = mean squared error over
+ * all n rows. Grows its sample (n/4 rows first) and stops when the relative gain is under 1e-3.
+ * A pure function on the calling thread; n may be below n_codes (codewords are then repeated). */
+PLM_MUST_CHECK enum plm_code
+plm_pq_train_subvector(struct plm_ctx *ctx, const float *rows, size_t n, uint32_t dsub,
+                       uint32_t subvector, const struct plm_pq_train_options *options,
+                       float *codewords, double *error, struct plm_err *err);
+/* Scratch bytes of one such call. */
+size_t plm_pq_train_bytes(size_t n, uint32_t dsub, uint32_t n_bits);
+
+/* rows [n][m*dsub], minus centroids[ids[i]] when centroids is not NULL -> codes [n][code_bytes],
+ * row-major as lance-format.md 4.3 describes. scratch: plm_pq_encode_bytes(). */
+void plm_pq_encode(const struct plm_kernels *kernels, const struct plm_pq *pq, const float *rows,
+                   size_t n, const float *centroids, const uint32_t *ids, uint8_t *codes,
+                   void *scratch);
+size_t plm_pq_encode_bytes(const struct plm_pq *pq);
+/* table [m][n_codes] for one (residual) query: squared L2, or the dot product -q.w when
+ * `dot`. distance = sum over sub-vectors of table[code]. */
+void plm_pq_table(const struct plm_pq *pq, const float *query, bool dot, float *table);
+/* Distances of n codes stored transposed ([code_bytes][n]) or row-major. */
+void plm_pq_scan(const struct plm_pq *pq, const float *table, const uint8_t *codes, size_t n,
+                 bool transposed, float *distances);
+/* Decode one row-major code. */
+void plm_pq_decode(const struct plm_pq *pq, const uint8_t *code, float *out);
+
+struct plm_sq {
+    double lo, hi;
+};
+/* As stock Lance reports distances (lance-format.md section 5). For L2 the query is coded like the
+ * data; for dot it is not. codes: [n][dim]. */
+void plm_sq_scan(const struct plm_kernels *kernels, const struct plm_sq *sq, const float *query,
+                 size_t dim, enum plm_metric metric, const uint8_t *codes, size_t n,
+                 uint8_t *query_codes, float *distances);
+
+#endif

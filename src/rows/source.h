@@ -1,0 +1,70 @@
+/* source.h - a column of vectors as a stream of batches, whatever stores it.
+ *
+ * Rows     "ordinal" counts the rows that are not deleted, over the chosen fragments in
+ *          manifest order, from 0. Samples and tasks are ranges of ordinals, so they do not
+ *          depend on how rows are cut into fragments, files and pages.
+ * Owns     a source owns its open files and row maps; borrows the manifest.
+ * Threads  reads from several threads, each with its own plm_batch.
+ */
+#ifndef PLM_SOURCE_H
+#define PLM_SOURCE_H
+
+#include "lance/datafile.h"
+#include "lance/manifest.h"
+#include "lance/rowmap.h"
+
+enum plm_metric { PLM_L2, PLM_COSINE, PLM_DOT };
+const char *plm_metric_name(enum plm_metric metric); /* "l2", "cosine", "dot" */
+
+/* Why a row is not in the index. */
+enum plm_drop { PLM_KEEP, PLM_DROP_NULL, PLM_DROP_NONFINITE, PLM_DROP_ZERO, PLM_N_DROPS };
+
+struct plm_source {
+    struct plm_ctx *ctx;
+    struct plm_manifest *manifest;
+    struct plm_column column;
+    struct plm_source_fragment *fragments;
+    size_t n_fragments;
+    uint64_t n_live;      /* ordinals 0 .. n_live-1 */
+    uint64_t n_deleted;
+    uint64_t column_bytes; /* stored value bytes, for plans */
+};
+
+/* fragments: ids, ascending, NULL = all. PLM_NOT_FOUND for an id that is not there. Opens and
+ * checks every data file of the column (their footers are read in parallel). */
+PLM_MUST_CHECK enum plm_code
+plm_source_open(struct plm_manifest *manifest, const struct plm_column *column,
+                const uint64_t *fragments, size_t n_fragments, struct plm_source *out,
+                struct plm_err *err);
+void plm_source_close(struct plm_source *source);
+
+/* Live rows of a range, ready for arithmetic. {0} is empty; reused from read to read. */
+struct plm_batch {
+    struct plm_ctx *ctx;
+    size_t n, dim;            /* usable rows (dropped ones are already out) */
+    enum plm_element element;
+    float *rows;              /* [n][dim]: as float32; divided by the norm under cosine */
+    void *raw;                /* [n][dim] of `element`: what a FLAT index stores (cosine:
+                                 normalized); == rows when element is F32 */
+    uint64_t *rowids;         /* [n] */
+    uint64_t *ordinals;       /* [n] */
+    uint64_t dropped[PLM_N_DROPS];
+    size_t cap;               /* rows there is room for */
+    void *scratch;            /* private */
+};
+/* Rows per read so that a batch takes about `bytes` of memory (at least 1). */
+size_t plm_batch_rows(const struct plm_source *source, size_t bytes);
+size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows);
+
+/* Ordinals [first, first + n) into batch. Norms are sums in double in one fixed order, so
+ * that every kernel table gives the same bytes. Nothing is normalized unless the metric is cosine. */
+PLM_MUST_CHECK enum plm_code
+plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first, size_t n,
+                struct plm_batch *batch, struct plm_err *err);
+void plm_batch_reset(struct plm_batch *batch);
+
+/* Ordinal of a row id; PLM_NOT_FOUND if no live row has it. */
+PLM_MUST_CHECK enum plm_code
+plm_source_find(struct plm_source *source, uint64_t rowid, uint64_t *ordinal, struct plm_err *err);
+
+#endif

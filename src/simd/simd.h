@@ -1,0 +1,92 @@
+/* simd.h - the kernels and their choice at run time.
+ *
+ * A table starts as a copy of the next lower one and overrides entries, so no entry is empty.
+ * Callers take the table from the context: there is no global pointer.
+ * Results  integer kernels and those marked "same on every table" are bit-exact everywhere;
+ *          the others state an error bound, and callers decide near-ties in float64.
+ * Memory   kernels allocate nothing. Pointers need no alignment unless said.
+ */
+#ifndef PLM_SIMD_H
+#define PLM_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Geometry of the packed operands of `nearest`. */
+#define PLM_PANEL 16      /* centroids in a panel, dimension-major inside it */
+#define PLM_GROUP 6       /* rows in a group, dimension-major inside it */
+#define PLM_BLOCK_ROWS 96 /* rows packed and assigned together */
+
+#define PLM_PQ_LANES 24   /* rows in a PQ group, dimension-major inside it */
+
+struct plm_kernels {
+    const char *name; /* "scalar", "avx2", "avx512", ... */
+
+    /* Widening, n values. Same on every table. */
+    void (*f16_to_f32)(const uint16_t *src, float *dst, size_t n);
+
+    /* Sum of squares of n floats in double: eight running sums (value i goes to sum i % 8), added
+     * as ((s0+s1)+(s2+s3))+((s4+s5)+(s6+s7)), no FMA. Same on every table. */
+    double (*norm2)(const float *x, size_t n);
+    /* Sum of (x-c)^2 and of x*c, the differences and products taken in double; same order,
+     * same on every table. */
+    double (*l2_exact)(const float *x, const float *c, size_t n);
+    double (*dot_exact)(const float *x, const float *c, size_t n);
+
+    /* Nearest of K centroids for a block of n <= PLM_BLOCK_ROWS packed rows:
+     * value_j = half_norm[j] - x.c_j (the half norms are all 0 for dot); padding centroids have
+     * half_norm +inf. Per row: the least value, its lowest id, and the least value among all
+     * OTHER ids. |error of a value| <= plm_dot_error(dim) * |x||c| + 2^-24 * |half_norm|. */
+    void (*nearest)(const float *rows_packed, size_t n, const float *panels,
+                    const float *half_norms, size_t n_panels, size_t dim, float *best,
+                    float *second, uint32_t *ids);
+    /* All values of a block: values[row * stride + centroid]; stride >= 16 * n_panels. */
+    void (*values)(const float *rows_packed, size_t n, const float *panels,
+                   const float *half_norms, size_t n_panels, size_t dim, float *values,
+                   size_t stride);
+    /* rows [n][row_stride floats] -> groups of PLM_GROUP, zero padded. Same on every table. */
+    void (*pack_rows)(const float *rows, size_t row_stride, size_t n, size_t dim, float *packed);
+
+    /* PQ: n_groups groups of 24 rows, each dsub x 24 floats; codebook [n_codes][dsub] natural
+     * order; half_norms [n_codes]. Per row: lowest code of the least value, best and second. */
+    void (*pq_nearest)(const float *groups, size_t n_groups, const float *codebook,
+                       const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
+                       float *best, float *second);
+    /* Rows of a sub-vector gathered and transposed into one group: row i < n at rows + i*stride,
+     * minus centroid ids[i] at centroids + ids[i]*stride_c when centroids is not NULL. */
+    void (*pq_pack)(const float *rows, size_t stride, const float *centroids, size_t stride_c,
+                    const uint32_t *ids, size_t n, size_t dsub, float *group);
+
+    /* trunc((double(v) - lo) * 255 / (hi - lo)) saturated to 0..255; hi == lo gives 0. Same on
+     * every table. */
+    void (*sq_encode)(const float *v, size_t n, double lo, double hi, uint8_t *codes);
+    /* Least and greatest of n floats. Same on every table. */
+    void (*min_max)(const float *v, size_t n, float *lo, float *hi);
+    /* Integer sum of (a-b)^2 over n codes (n < 2^16). Same on every table. */
+    uint32_t (*sq_l2)(const uint8_t *a, const uint8_t *b, size_t n);
+
+    /* Values rounded to multiples of a power of two and added: sums[i] += round(x[i]); magic =
+     * 1.5 * 2^52 * grid. Exact, hence independent of order, while |sum| < 2^52 * grid. */
+    void (*grid_add)(double *sums, const float *x, size_t n, double magic);
+
+    /* y[n_rows][n_cols] = rows[n_rows][dim] * basis, basis column-packed in panels as centroids
+     * are: plain products for projections. |error| <= plm_dot_error(dim)|x||b|. */
+    void (*project)(const float *rows_packed, size_t n, const float *panels, size_t n_panels,
+                    size_t dim, float *out, size_t out_stride);
+};
+
+/* The best table this processor has, no higher than `cap` (NULL = no cap). NULL for a cap
+ * that is not a table name. */
+const struct plm_kernels *plm_kernels_for(const char *cap);
+/* All tables this processor can run, scalar first; for tests. */
+size_t plm_kernels_available(const struct plm_kernels **tables, size_t n_max);
+
+/* Bound on the relative error of an fp32 dot product of n terms in any order, with or
+ * without FMA: n * 2^-24 / (1 - n * 2^-24). (Higham, Accuracy and Stability, section 3.1.) */
+static inline float plm_dot_error(size_t n)
+{
+    double u = (double)n * 0x1p-24;
+    return (float)(u / (1 - u) * (1 + 0x1p-20));
+}
+
+#endif

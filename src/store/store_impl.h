@@ -1,0 +1,57 @@
+/* store_impl.h - what a kind of store fills in; for store.c and the implementations only.
+ *
+ * Each kind embeds `struct plm_store` first. Paths are already checked; the I/O fault hook
+ * and the counters are the implementation's to call.
+ */
+#ifndef PLM_STORE_IMPL_H
+#define PLM_STORE_IMPL_H
+
+#include "store/store.h"
+
+struct plm_store_ops {
+    void (*close)(struct plm_store *);
+    enum plm_code (*file_open)(struct plm_store *, const char *path, uint64_t size_bytes,
+                               struct plm_file **, struct plm_err *);
+    enum plm_code (*file_read_ranges)(struct plm_file *, const struct plm_range *, size_t n,
+                                      struct plm_err *);
+    void (*file_close)(struct plm_file *);
+    enum plm_code (*size)(struct plm_store *, const char *path, uint64_t *, struct plm_err *);
+    enum plm_code (*list)(struct plm_store *, const char *dir, size_t limit, struct plm_entries *,
+                          struct plm_err *);
+    enum plm_code (*put)(struct plm_store *, const char *path, const void *, size_t, bool if_absent,
+                         struct plm_err *);
+    enum plm_code (*del)(struct plm_store *, const char *path, struct plm_err *);
+    enum plm_code (*delete_tree)(struct plm_store *, const char *dir, struct plm_err *);
+    enum plm_code (*rename)(struct plm_store *, const char *, const char *, struct plm_err *);
+    enum plm_code (*writer_open)(struct plm_store *, const char *path, uint64_t size_bytes,
+                                 const char *token, char **token_out, struct plm_writer **,
+                                 struct plm_err *);
+    enum plm_code (*writer_write)(struct plm_writer *, unsigned part, uint64_t offset, const void *,
+                                  size_t, struct plm_err *);
+    enum plm_code (*writer_finish)(struct plm_writer *, struct plm_err *);
+    void (*writer_close)(struct plm_writer *, bool remove);
+    enum plm_code (*lock)(struct plm_store *, const char *path, struct plm_lock **,
+                          struct plm_err *);
+};
+struct plm_store {
+    const struct plm_store_ops *ops;
+    struct plm_ctx *ctx;
+    char *uri;
+    char **options; /* owned copy, NULL-terminated pairs, or NULL */
+};
+struct plm_file {
+    struct plm_store *store; /* borrowed: must outlive the file */
+    uint64_t size_bytes;
+    char *name;
+};
+struct plm_writer {
+    struct plm_store *store;
+    uint64_t size_bytes;
+    char *name;
+};
+enum plm_code plm_store_open_local(struct plm_ctx *ctx, const char *root, struct plm_store **out,
+                                   struct plm_err *err);
+enum plm_code plm_store_open_s3(struct plm_ctx *ctx, const char *uri, const char *const *options,
+                                struct plm_store **out, struct plm_err *err);
+
+#endif
