@@ -102,19 +102,21 @@ enum plm_code plm_fail_errno(struct plm_err *err, int sys_errno, const char *fmt
 
 enum plm_code plm_wrap(struct plm_err *err, enum plm_code code, const char *fmt, ...)
 {
-    char prefix[400], rest[sizeof err->message];
+    char prefix[400];
     va_list ap;
 
     if (!err)
         return code;
     va_start(ap, fmt);
-    vsnprintf(prefix, sizeof prefix, fmt, ap);
+    vsnprintf(prefix, sizeof prefix - 2, fmt, ap);
     va_end(ap);
     keep_one_line(prefix);
-    memcpy(rest, err->message, sizeof rest);
-    size_t n = strlen(prefix);
+    strcat(prefix, ": ");
+
+    size_t n = strlen(prefix), room = sizeof err->message - 1;
+    memmove(err->message + n, err->message, room - n); /* a long tail is cut */
     memcpy(err->message, prefix, n);
-    snprintf(err->message + n, sizeof err->message - n, ": %s", rest);
+    err->message[room] = 0;
     return err->code != PLM_OK ? err->code : code;
 }
 

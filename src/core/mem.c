@@ -56,7 +56,7 @@ static enum plm_code alloc_bytes(struct plm_ctx *ctx, size_t bytes, void **out, 
 enum plm_code plm_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err *err)
 {
     size_t bytes;
-    void *memory;
+    void *memory = NULL;
     if (!plm_size_mul(n, each, &bytes))
         return plm_fail(err, PLM_NOMEM, "%zu items of %zu bytes overflow", n, each);
     enum plm_code rc = alloc_bytes(ctx, bytes, &memory, err);

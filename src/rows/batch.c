@@ -1,0 +1,298 @@
+/* batch.c - reading live rows and making them ready for arithmetic.
+ *
+ * Physical rows are read in windows straight into the batch, then deleted and unusable rows are
+ * squeezed out in place, so that no row is copied twice.
+ */
+#include <math.h>
+
+#include "rows/half.h"
+#include "rows/source.h"
+#include "rows/source_impl.h"
+#include "simd/simd.h"
+
+#define WINDOW_ROWS_MIN 64 /* spare room, so that sparse live rows do not end in tiny reads */
+
+struct batch_scratch {
+    struct plm_read_scratch read;
+    uint8_t *nulls; /* [cap] */
+};
+
+static size_t bytes_per_row(const struct plm_source *source)
+{
+    size_t element = plm_element_bytes(source->column.element), dim = source->column.dim;
+    size_t values = dim * (sizeof(float) + (source->column.element == PLM_F32 ? 0 : element));
+    return values + 2 * sizeof(uint64_t) + 1;
+}
+
+size_t plm_batch_rows(const struct plm_source *source, size_t bytes)
+{
+    size_t rows = bytes / bytes_per_row(source);
+    return plm_max_size(1, rows > 2 * WINDOW_ROWS_MIN ? rows - WINDOW_ROWS_MIN : rows);
+}
+
+size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows)
+{
+    return (n_rows + WINDOW_ROWS_MIN) * bytes_per_row(source);
+}
+
+void plm_batch_reset(struct plm_batch *batch)
+{
+    struct plm_ctx *ctx = batch->ctx;
+    if (!ctx)
+        return;
+    struct batch_scratch *s = batch->scratch;
+    if (s) {
+        plm_read_scratch_reset(&s->read);
+        plm_free(ctx, s->nulls);
+        plm_free(ctx, s);
+    }
+    if (batch->raw != batch->rows)
+        plm_free(ctx, batch->raw);
+    plm_free(ctx, batch->rows);
+    plm_free(ctx, batch->rowids);
+    plm_free(ctx, batch->ordinals);
+    *batch = (struct plm_batch){0};
+}
+
+static enum plm_code make_room(struct plm_source *source, size_t n, struct plm_batch *batch,
+                               struct plm_err *err)
+{
+    struct plm_ctx *ctx = source->ctx;
+    size_t cap, values;
+    enum plm_code rc = PLM_OK;
+
+    if (batch->ctx && batch->cap >= n + WINDOW_ROWS_MIN && batch->dim == source->column.dim &&
+        batch->element == source->column.element)
+        return PLM_OK;
+    plm_batch_reset(batch);
+    batch->ctx = ctx;
+    batch->dim = source->column.dim;
+    batch->element = source->column.element;
+    if (!plm_size_add(n, WINDOW_ROWS_MIN, &cap) || !plm_size_mul(cap, batch->dim, &values))
+        return plm_fail(err, PLM_NOMEM, "batch of %zu rows of %zu values overflows", n, batch->dim);
+    PLM_TRY(plm_alloc(ctx, &batch->rows, values, sizeof(float), err));
+    if (batch->element == PLM_F32)
+        batch->raw = batch->rows;
+    else
+        PLM_TRY(plm_alloc(ctx, &batch->raw, values, plm_element_bytes(batch->element), err));
+    PLM_TRY(plm_alloc(ctx, &batch->rowids, cap, sizeof *batch->rowids, err));
+    PLM_TRY(plm_alloc(ctx, &batch->ordinals, cap, sizeof *batch->ordinals, err));
+
+    struct batch_scratch *s;
+    PLM_TRY(plm_calloc(ctx, &s, 1, sizeof *s, err));
+    batch->scratch = s;
+    s->read.ctx = ctx;
+    PLM_TRY(plm_alloc(ctx, &s->nulls, cap, 1, err));
+    batch->cap = cap;
+done:
+    if (rc != PLM_OK)
+        plm_batch_reset(batch);
+    return rc;
+}
+
+/* ---- one row ----------------------------------------------------------------------- */
+
+/* The reference order of simd.h's norm2, for float64 rows. */
+static double norm2_f64(const double *x, size_t n)
+{
+    double s[8] = {0};
+    for (size_t i = 0; i < n; i++)
+        s[i % 8] += x[i] * x[i];
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+static bool all_finite_f64(const double *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
+static enum plm_drop prepare_f32(const struct plm_kernels *k, enum plm_metric metric, float *row,
+                                 size_t dim)
+{
+    double norm2 = k->norm2(row, dim); /* squares of floats cannot overflow a double */
+    if (!isfinite(norm2))
+        return PLM_DROP_NONFINITE;
+    if (metric != PLM_COSINE)
+        return PLM_KEEP;
+    if (norm2 == 0)
+        return PLM_DROP_ZERO;
+    double inverse = 1 / sqrt(norm2);
+    for (size_t i = 0; i < dim; i++)
+        row[i] = (float)(row[i] * inverse);
+    return PLM_KEEP;
+}
+
+static enum plm_drop prepare_f16(const struct plm_kernels *k, enum plm_metric metric, uint16_t *raw,
+                                 float *row, size_t dim)
+{
+    k->f16_to_f32(raw, row, dim);
+    enum plm_drop drop = prepare_f32(k, metric, row, dim);
+    if (drop != PLM_KEEP || metric != PLM_COSINE)
+        return drop;
+    for (size_t i = 0; i < dim; i++)
+        raw[i] = plm_f16_from_f32(row[i]);
+    k->f16_to_f32(raw, row, dim);
+    return PLM_KEEP;
+}
+
+static enum plm_drop prepare_f64(enum plm_metric metric, double *raw, float *row, size_t dim)
+{
+    double inverse = 1;
+    if (!all_finite_f64(raw, dim))
+        return PLM_DROP_NONFINITE;
+    if (metric == PLM_COSINE) {
+        double norm2 = norm2_f64(raw, dim);
+        if (norm2 == 0)
+            return PLM_DROP_ZERO;
+        if (!isfinite(norm2))
+            return PLM_DROP_NONFINITE;
+        inverse = 1 / sqrt(norm2);
+    }
+    for (size_t i = 0; i < dim; i++) {
+        raw[i] *= inverse;
+        row[i] = (float)raw[i];
+        if (!isfinite(row[i]))
+            return PLM_DROP_NONFINITE; /* beyond float32, in which pilum computes */
+    }
+    return PLM_KEEP;
+}
+
+static enum plm_drop prepare_row(const struct plm_kernels *k, enum plm_metric metric,
+                                 struct plm_batch *batch, size_t at)
+{
+    float *row = batch->rows + at * batch->dim;
+    switch (batch->element) {
+    case PLM_F16:
+        return prepare_f16(k, metric, (uint16_t *)batch->raw + at * batch->dim, row, batch->dim);
+    case PLM_F64:
+        return prepare_f64(metric, (double *)batch->raw + at * batch->dim, row, batch->dim);
+    default:
+        return prepare_f32(k, metric, row, batch->dim);
+    }
+}
+
+/* ---- windows ------------------------------------------------------------------------ */
+
+struct window {
+    const struct plm_source_fragment *fragment;
+    uint64_t row;     /* first physical row */
+    size_t n;         /* physical rows read */
+    uint64_t ordinal; /* of the first live row in it */
+};
+
+/* Squeezes the usable rows of a window, read at batch->n.., together. Live rows beyond
+ * `n_wanted` are ignored. Returns how many live rows were consumed. */
+static size_t keep_usable(struct plm_source *source, enum plm_metric metric, const struct window *w,
+                          const uint8_t *nulls, size_t n_wanted, struct plm_batch *batch)
+{
+    const struct plm_kernels *k = source->ctx->kernels;
+    const struct plm_row_map *map = &w->fragment->map;
+    size_t raw_bytes = batch->dim * plm_element_bytes(batch->element), base = batch->n, live = 0;
+
+    for (size_t i = 0; i < w->n && live < n_wanted; i++) {
+        if (plm_row_is_deleted(map, w->row + i))
+            continue;
+        uint64_t ordinal = w->ordinal + live++;
+        if (nulls[i]) {
+            batch->dropped[PLM_DROP_NULL]++;
+            continue;
+        }
+        size_t to = batch->n;
+        if (to != base + i)
+            memcpy((uint8_t *)batch->raw + to * raw_bytes,
+                   (uint8_t *)batch->raw + (base + i) * raw_bytes, raw_bytes);
+        enum plm_drop drop = prepare_row(k, metric, batch, to);
+        if (drop != PLM_KEEP) {
+            batch->dropped[drop]++;
+            continue;
+        }
+        batch->rowids[to] = plm_row_id(map, w->row + i);
+        batch->ordinals[to] = ordinal;
+        batch->n++;
+    }
+    return live;
+}
+
+static enum plm_code read_window(struct plm_source *source, const struct window *w,
+                                 struct plm_batch *batch, struct plm_err *err)
+{
+    struct batch_scratch *s = batch->scratch;
+    struct plm_column_shape shape = {batch->dim > UINT32_MAX ? 0 : (uint32_t)batch->dim,
+                                     8 * (uint32_t)plm_element_bytes(batch->element), true};
+    size_t raw_bytes = batch->dim * plm_element_bytes(batch->element);
+
+    if (!w->fragment->file) {
+        memset(s->nulls, 1, w->n);
+        return PLM_OK;
+    }
+    enum plm_code rc = plm_datafile_read(w->fragment->file, w->fragment->column, &shape, w->row, w->n,
+                                         (uint8_t *)batch->raw + batch->n * raw_bytes, s->nulls,
+                                         &s->read, err);
+    return rc == PLM_OK ? rc : plm_wrap(err, rc, "fragment %" PRIu64, w->fragment->id);
+}
+
+/* n live rows of one fragment from live row `rank` on. */
+static enum plm_code read_fragment(struct plm_source *source, enum plm_metric metric,
+                                   const struct plm_source_fragment *f, uint64_t rank, size_t n,
+                                   struct plm_batch *batch, struct plm_err *err)
+{
+    struct batch_scratch *s = batch->scratch;
+    uint64_t row = plm_source_select(f, rank);
+
+    while (n > 0) {
+        size_t room = batch->cap - batch->n;
+        size_t want = f->map.deleted ? n + n / 8 + WINDOW_ROWS_MIN : n;
+        struct window w = {f, row, (size_t)plm_min_u64(plm_min_size(room, want), f->n_rows - row),
+                           f->first_ordinal + rank};
+        if (w.n == 0)
+            return plm_fail(err, PLM_BUG, "fragment %" PRIu64 ": ran out of rows", f->id);
+        enum plm_code rc = read_window(source, &w, batch, err);
+        if (rc != PLM_OK)
+            return rc;
+        size_t live = keep_usable(source, metric, &w, s->nulls, n, batch);
+        row += w.n;
+        rank += live;
+        n -= live;
+    }
+    return PLM_OK;
+}
+
+static size_t fragment_of(const struct plm_source *source, uint64_t ordinal)
+{
+    size_t low = 0, high = source->n_fragments;
+    while (high - low > 1) { /* last fragment that begins at or before the ordinal */
+        size_t middle = low + (high - low) / 2;
+        if (source->fragments[middle].first_ordinal <= ordinal)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first,
+                              size_t n, struct plm_batch *batch, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    if (first > source->n_live || n > source->n_live - first)
+        return plm_fail(err, PLM_ARG, "rows %" PRIu64 "..+%zu of %" PRIu64, first, n, source->n_live);
+    PLM_TRY(make_room(source, n, batch, err));
+    batch->n = 0;
+    memset(batch->dropped, 0, sizeof batch->dropped);
+    for (size_t i = n ? fragment_of(source, first) : 0; n > 0; i++) {
+        const struct plm_source_fragment *f = &source->fragments[i];
+        uint64_t rank = first - f->first_ordinal;
+        size_t here = (size_t)plm_min_u64(n, f->n_live - rank);
+        if (here == 0)
+            continue; /* no live row in it */
+        PLM_TRY(read_fragment(source, metric, f, rank, here, batch, err));
+        first += here;
+        n -= here;
+    }
+done:
+    return rc;
+}
