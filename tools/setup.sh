@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# setup.sh WHAT: install what is missing for `build`, `demo`, `fuzz` or `all`.
+#
+# Debian packages go in by name with apt-get, as root; without root the one line that is
+# missing is printed and the exit status is 1. Python packages go into .venv. When nothing
+# is missing it takes a moment and needs neither root nor a network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+what=${1:-all}
+python=${PYTHON:-python3}
+
+packages=(gcc libc6-dev cmake ninja-build pkg-config ca-certificates
+    libjansson-dev libxxhash-dev libzstd-dev liblz4-dev libroaring-dev
+    libcurl4-openssl-dev libssl-dev)
+requirements=
+case $what in
+build) ;;
+demo) requirements=tools/requirements-demo.txt ;;
+fuzz) packages+=(libcmocka-dev clang) ;;
+all)
+    packages+=(libcmocka-dev)
+    requirements=tools/requirements.txt
+    ;;
+*)
+    echo "setup.sh: unknown set '$what'; expected build, demo, fuzz or all" >&2
+    exit 2
+    ;;
+esac
+
+# A venv needs ensurepip, which Debian keeps in python3-venv.
+if [ -n "$requirements" ] && [ ! -x .venv/bin/python ] &&
+    ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    packages+=(python3-venv)
+fi
+
+# Prints the packages of the list that dpkg does not know as installed.
+missing_packages() {
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null |
+        sed -n 's/^installed //p') || true
+    comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(sort -u <<<"$installed")
+}
+
+install_packages() {
+    local missing=("$@")
+    local lists
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "setup: these Debian packages are missing; as root, run:" >&2
+        echo "apt-get install -y --no-install-recommends ${missing[*]}"
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    echo "setup: installing ${missing[*]}"
+    lists=$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null || true)
+    if [ -z "$lists" ]; then
+        apt-get update -q
+    fi
+    # Old lists name files that are gone: refresh them once.
+    apt-get install -y -q --no-install-recommends "${missing[@]}" || {
+        apt-get update -q
+        apt-get install -y -q --no-install-recommends "${missing[@]}"
+    }
+}
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "setup: not a Debian system; these packages, or what your system calls them, are needed:" >&2
+    echo "  ${packages[*]}" >&2
+else
+    mapfile -t missing < <(missing_packages)
+    if [ ${#missing[@]} -gt 0 ] && [ -n "${missing[0]}" ]; then
+        install_packages "${missing[@]}"
+    fi
+fi
+
+[ -n "$requirements" ] || exit 0
+
+# The stamp holds the requirements it was installed from; the full set serves the demo too.
+if [ ! -x .venv/bin/python ]; then
+    rm -rf .venv
+    "$python" -m venv .venv
+fi
+wanted=$(cat tools/requirements-demo.txt)
+[ "$what" = demo ] || wanted=$(cat tools/requirements-demo.txt tools/requirements.txt)
+full=$(cat tools/requirements-demo.txt tools/requirements.txt)
+stamp=.venv/pilum-requirements
+if [ -f $stamp ]; then
+    have=$(cat $stamp)
+    if [ "$have" = "$wanted" ] || [ "$have" = "$full" ]; then
+        exit 0
+    fi
+fi
+echo "setup: installing the Python packages of $requirements into .venv"
+.venv/bin/python -m pip install -q --disable-pip-version-check -r "$requirements"
+printf '%s\n' "$wanted" >$stamp
