@@ -17,7 +17,8 @@ struct plm_pq {
     struct plm_ctx *ctx;
     uint32_t m, dsub, n_bits; /* n_bits 8 or 4 */
     float *codebook;
-    float *half_norms;        /* [m][n_codes] */
+    float *half_norms;        /* [m][n_codes]; +inf: repeats a lower codeword */
+    float *max_half_norms;    /* [m] */
 };
 static inline uint32_t plm_pq_n_codes(const struct plm_pq *pq) { return 1u << pq->n_bits; }
 static inline uint32_t plm_pq_code_bytes(const struct plm_pq *pq)
@@ -37,8 +38,13 @@ struct plm_pq_train_options {
     uint64_t seed;
 };
 /* One sub-vector: rows [n][dsub] -> codewords [n_codes][dsub]; *error = mean squared error over
- * all n rows. Grows its sample (n/4 rows first) and stops when the relative gain is under 1e-3.
- * A pure function on the calling thread; n may be below n_codes (codewords are then repeated). */
+ * all n rows. At most 20 rounds on n/4 rows, then at most 15 on all (max_iters caps both); a loop
+ * stops when the relative gain is under 1e-3. Starts from distinct rows in an order made from
+ * (seed, subvector); an empty codeword becomes a copy of the one with the most rows (lowest id),
+ * moved by a seeded 1/16 of the error per value. Rows with no more distinct values than codewords
+ * get exactly those, repeated. The same codewords on every kernel table. PLM_ARG, PLM_DATA (a
+ * value that is not finite), PLM_LIMIT.
+ * A pure function on the calling thread; n may be below n_codes. */
 PLM_MUST_CHECK enum plm_code
 plm_pq_train_subvector(struct plm_ctx *ctx, const float *rows, size_t n, uint32_t dsub,
                        uint32_t subvector, const struct plm_pq_train_options *options,
