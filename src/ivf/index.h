@@ -102,15 +102,22 @@ struct plm_top {
 void plm_top_offer(struct plm_top *top, float distance, uint64_t rowid);
 void plm_top_sort(struct plm_top *top); /* nearest first; no more offers after it */
 
+/* The exact distance of two vectors as stock Lance reports it: squared L2, 1 - cos, 1 - q.v.
+ * Nothing needs to be normalized; NaN for a zero vector under cosine. */
+float plm_exact_distance(const struct plm_kernels *kernels, enum plm_metric metric,
+                         const float *query, const float *row, size_t dim);
+
 /* One query against one partition: every row is offered that `allow` (may be NULL) lets pass. */
 typedef bool plm_allow_fn(void *arg, uint64_t rowid);
 struct plm_scan_scratch {
     struct plm_ctx *ctx;
     struct plm_read_scratch read;
     uint64_t *rowids;
-    uint8_t *codes, *query_codes;
+    uint8_t *codes, *query_codes, *spare;
     float *distances, *table, *query, *rows;
-    size_t cap_rows;
+    struct {
+        size_t rowids, codes, query_codes, spare, distances, table, query, rows;
+    } cap; /* bytes each has room for */
 };
 void plm_scan_scratch_reset(struct plm_scan_scratch *scratch);
 PLM_MUST_CHECK enum plm_code

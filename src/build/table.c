@@ -1,0 +1,27 @@
+/* table.c - opening a table by its reference. */
+#include "build/table.h"
+
+enum plm_code plm_table_open(struct plm_ctx *ctx, const struct plm_table_ref *ref,
+                             struct plm_table *out, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_table table = {0};
+
+    if (!ref || !ref->uri || !*ref->uri)
+        return plm_fail(err, PLM_ARG, "no table given");
+    PLM_TRY(plm_store_open(ctx, ref->uri, ref->storage_options, &table.store, err));
+    PLM_TRY(plm_manifest_open(table.store, ref->branch, ref->version, &table.manifest, err));
+    *out = table;
+    memset(&table, 0, sizeof(table));
+done:
+    plm_table_close(&table);
+    return rc;
+}
+
+void plm_table_close(struct plm_table *table)
+{
+    if (table->manifest.ctx)
+        plm_manifest_reset(&table->manifest);
+    plm_store_close(table->store);
+    memset(table, 0, sizeof(*table));
+}
