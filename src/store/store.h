@@ -88,14 +88,16 @@ plm_store_put(struct plm_store *store, const char *path, const void *bytes, size
               struct plm_err *err);
 /* The same, only if nothing is there: PLM_CONFLICT otherwise. Local: link(2).
  * Atomic against every other writer; a leftover of a killed writer never blocks it.
- * PLM_RETRY = outcome unknown (S3 time-out): read back before deciding. */
+ * PLM_RETRY = outcome unknown (S3 time-out; local: in place, but the directory could not
+ * be synced): read back before deciding. */
 PLM_MUST_CHECK enum plm_code
 plm_store_put_if_absent(struct plm_store *store, const char *path, const void *bytes, size_t n,
                         struct plm_err *err);
 /* Missing is fine. */
 PLM_MUST_CHECK enum plm_code
 plm_store_delete(struct plm_store *store, const char *path, struct plm_err *err);
-/* Everything below a directory (and it). Missing is fine. */
+/* Everything below a directory (and it, never the root). Missing is fine; symbolic links
+ * are removed, not followed. */
 PLM_MUST_CHECK enum plm_code
 plm_store_delete_tree(struct plm_store *store, const char *dir, struct plm_err *err);
 /* Local only (S3: PLM_UNSUPPORTED). Files or directories; creates the parent, fsyncs it. */
@@ -115,6 +117,7 @@ PLM_MUST_CHECK enum plm_code
 plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset, const void *bytes,
                  size_t n, struct plm_err *err);
 /* finish: durable and visible at `path` (the parts of all processes included).
+ * After PLM_OK the writer is gone, after an error it is the caller's to abort or detach.
  * detach: closes this process's handle, the object stays unfinished. abort: removes it. */
 PLM_MUST_CHECK enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err);
 void plm_writer_detach(struct plm_writer *writer);

@@ -2,6 +2,14 @@
  *
  * Each kind embeds `struct plm_store` first. Paths are already checked; the I/O fault hook
  * and the counters are the implementation's to call.
+ *
+ * Checked already   paths (a directory comes without trailing '/'; "" = the root, for `list`
+ *                   only), ranges against size_bytes, parts, `offset + n` of a writer.
+ * Handles           close, file_close and writer_close free the whole struct, the fields of
+ *                   the embedded base included. writer_finish frees nothing: after it returns
+ *                   PLM_OK store.c calls writer_close(w, false); after an error the caller
+ *                   still has the writer, to abort or detach.
+ * NULL              `get`, `rename` and `lock` may be NULL: open + read, and PLM_UNSUPPORTED.
  */
 #ifndef PLM_STORE_IMPL_H
 #define PLM_STORE_IMPL_H
@@ -32,6 +40,8 @@ struct plm_store_ops {
     void (*writer_close)(struct plm_writer *, bool remove);
     enum plm_code (*lock)(struct plm_store *, const char *path, struct plm_lock **,
                           struct plm_err *);
+    enum plm_code (*get)(struct plm_store *, const char *path, struct plm_buf *,
+                         struct plm_err *);
 };
 struct plm_store {
     const struct plm_store_ops *ops;
@@ -49,7 +59,14 @@ struct plm_writer {
     uint64_t size_bytes;
     char *name;
 };
-enum plm_code plm_store_open_local(struct plm_ctx *ctx, const char *root, struct plm_store **out,
+/* Owned copy of key, value, ..., NULL (NULL stays NULL); PLM_ARG for a key without value. */
+enum plm_code plm_store_options_copy(struct plm_ctx *ctx, const char *const *options, char ***out,
+                                     struct plm_err *err);
+void plm_store_options_free(struct plm_ctx *ctx, char **options);
+
+/* root: a path, made absolute. The options are for stores opened from this one. */
+enum plm_code plm_store_open_local(struct plm_ctx *ctx, const char *root,
+                                   const char *const *options, struct plm_store **out,
                                    struct plm_err *err);
 enum plm_code plm_store_open_s3(struct plm_ctx *ctx, const char *uri, const char *const *options,
                                 struct plm_store **out, struct plm_err *err);
