@@ -11,12 +11,12 @@
 
 #include "lance/manifest.h"
 
-/* 32-bit Roaring, portable form; both run and non-run containers are read. The bytes are
- * checked by our own code before libroaring sees them. */
+/* 32-bit Roaring, portable form; both run and non-run containers are read, every byte is
+ * checked. *values (plm_free) ascend; more than n_max of them are PLM_CORRUPT. */
 PLM_MUST_CHECK enum plm_code
 plm_bitmap_decode(struct plm_ctx *ctx, struct plm_view bytes, size_t n_max, uint32_t **values,
                   size_t *n, struct plm_err *err);
-/* Ascending distinct values -> array/bitset containers appended to buf. */
+/* Ascending distinct values (else PLM_BUG) -> array/bitset containers appended to buf. */
 PLM_MUST_CHECK enum plm_code
 plm_bitmap_encode(const uint32_t *values, size_t n, struct plm_buf *buf, struct plm_err *err);
 
@@ -28,6 +28,8 @@ struct plm_row_map {
     uint64_t *ids;           /* stable ids [n_rows]; NULL = address (fragment << 32 | offset) */
     uint64_t first_address;  /* fragment << 32 */
 };
+/* PLM_CORRUPT also when the deletion file or the row ids do not agree with the manifest's
+ * counts. The deletion file is read whole. */
 PLM_MUST_CHECK enum plm_code
 plm_row_map_load(struct plm_manifest *manifest, size_t fragment_index, struct plm_row_map *out,
                  struct plm_err *err);
