@@ -36,11 +36,14 @@ struct plm_kernels {
     /* Nearest of K centroids for a block of n <= PLM_BLOCK_ROWS packed rows:
      * value_j = half_norm[j] - x.c_j (the half norms are all 0 for dot); padding centroids have
      * half_norm +inf. Per row: the least value, its lowest id, and the least value among all
-     * OTHER ids. |error of a value| <= plm_dot_error(dim) * |x||c| + 2^-24 * |half_norm|. */
+     * OTHER ids (+inf when there is none). |error of a value| <=
+     *     plm_dot_error(dim + 1) * |x||c| + 2^-24 * |half_norm| + dim * 2^-149,
+     * the last term for products that underflow. Not for values that overflow or are NaN. */
     void (*nearest)(const float *rows_packed, size_t n, const float *panels,
                     const float *half_norms, size_t n_panels, size_t dim, float *best,
                     float *second, uint32_t *ids);
-    /* All values of a block: values[row * stride + centroid]; stride >= 16 * n_panels. */
+    /* All values of a block: values[row * stride + centroid]; stride >= 16 * n_panels; padding
+     * centroids are written too. Error as for `nearest`. */
     void (*values)(const float *rows_packed, size_t n, const float *panels,
                    const float *half_norms, size_t n_panels, size_t dim, float *values,
                    size_t stride);
@@ -48,19 +51,23 @@ struct plm_kernels {
     void (*pack_rows)(const float *rows, size_t row_stride, size_t n, size_t dim, float *packed);
 
     /* PQ: n_groups groups of 24 rows, each dsub x 24 floats; codebook [n_codes][dsub] natural
-     * order; half_norms [n_codes]. Per row: lowest code of the least value, best and second. */
+     * order; half_norms [n_codes], n_codes 1..256. Per row: lowest code of the least value
+     * half_norm - x.c, that value, and the least value of all OTHER codes. |error of a value| <=
+     *     plm_dot_error(dsub + 1) * (|x||c| + |half_norm|) + dsub * 2^-149. */
     void (*pq_nearest)(const float *groups, size_t n_groups, const float *codebook,
                        const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
                        float *best, float *second);
     /* Rows of a sub-vector gathered and transposed into one group: row i < n at rows + i*stride,
-     * minus centroid ids[i] at centroids + ids[i]*stride_c when centroids is not NULL. */
+     * minus centroid ids[i] at centroids + ids[i]*stride_c when centroids is not NULL. Lanes n..23
+     * are zero; n <= 24. Same on every table. */
     void (*pq_pack)(const float *rows, size_t stride, const float *centroids, size_t stride_c,
                     const uint32_t *ids, size_t n, size_t dsub, float *group);
 
     /* trunc((double(v) - lo) * 255 / (hi - lo)) saturated to 0..255; hi == lo gives 0. Same on
      * every table. */
     void (*sq_encode)(const float *v, size_t n, double lo, double hi, uint8_t *codes);
-    /* Least and greatest of n floats. Same on every table. */
+    /* Least and greatest of n floats (+inf and -inf when n == 0); a zero is +0. Same on every
+     * table. */
     void (*min_max)(const float *v, size_t n, float *lo, float *hi);
     /* Integer sum of (a-b)^2 over n codes (n < 2^16). Same on every table. */
     uint32_t (*sq_l2)(const uint8_t *a, const uint8_t *b, size_t n);
@@ -70,7 +77,8 @@ struct plm_kernels {
     void (*grid_add)(double *sums, const float *x, size_t n, double magic);
 
     /* y[n_rows][n_cols] = rows[n_rows][dim] * basis, basis column-packed in panels as centroids
-     * are: plain products for projections. |error| <= plm_dot_error(dim)|x||b|. */
+     * are: plain products for projections; out_stride >= 16 * n_panels, padding columns are
+     * written too. |error| <= plm_dot_error(dim) * |x||b| + dim * 2^-149. */
     void (*project)(const float *rows_packed, size_t n, const float *panels, size_t n_panels,
                     size_t dim, float *out, size_t out_stride);
 };

@@ -1,0 +1,538 @@
+/* x86_avx2.c - kernels for AVX2 + FMA + F16C. */
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "simd/simd_tables.h"
+
+/* Everything that must be "same on every table" comes first, in a region without FMA: there a
+ * compiler cannot contract a product and a sum, whatever its flags. */
+PLM_TARGET_BEGIN("avx2,f16c")
+
+/* ---- conversions and sums in double -------------------------------------------- */
+
+static void avx2_f16_to_f32(const uint16_t *src, float *dst, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(src + i))));
+    if (i < n) {
+        uint16_t halves[8] = {0};
+        float floats[8];
+
+        memcpy(halves, src + i, (n - i) * sizeof *src);
+        _mm256_storeu_ps(floats, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves)));
+        memcpy(dst + i, floats, (n - i) * sizeof *dst);
+    }
+}
+
+/* Four floats at p as doubles. */
+static inline __m256d four_doubles(const float *p)
+{
+    return _mm256_cvtps_pd(_mm_loadu_ps(p));
+}
+
+/* The eight running sums, with the values i..n-1 (i a multiple of 8) still to be added: `tail`
+ * holds their terms. */
+static inline double finish_sums(__m256d low, __m256d high, const double *tail, size_t n_tail)
+{
+    double s[8];
+
+    _mm256_storeu_pd(s, low);
+    _mm256_storeu_pd(s + 4, high);
+    for (size_t i = 0; i < n_tail; i++)
+        s[i] += tail[i];
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+static double avx2_dot_exact(const float *x, const float *c, size_t n)
+{
+    __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+    double tail[8];
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        low = _mm256_add_pd(low, _mm256_mul_pd(four_doubles(x + i), four_doubles(c + i)));
+        high = _mm256_add_pd(high,
+                             _mm256_mul_pd(four_doubles(x + i + 4), four_doubles(c + i + 4)));
+    }
+    for (size_t t = i; t < n; t++)
+        tail[t - i] = (double)x[t] * (double)c[t];
+    return finish_sums(low, high, tail, n - i);
+}
+
+static double avx2_norm2(const float *x, size_t n)
+{
+    return avx2_dot_exact(x, x, n);
+}
+
+static double avx2_l2_exact(const float *x, const float *c, size_t n)
+{
+    __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+    double tail[8];
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256d a = _mm256_sub_pd(four_doubles(x + i), four_doubles(c + i));
+        __m256d b = _mm256_sub_pd(four_doubles(x + i + 4), four_doubles(c + i + 4));
+
+        low = _mm256_add_pd(low, _mm256_mul_pd(a, a));
+        high = _mm256_add_pd(high, _mm256_mul_pd(b, b));
+    }
+    for (size_t t = i; t < n; t++) {
+        double difference = (double)x[t] - (double)c[t];
+
+        tail[t - i] = difference * difference;
+    }
+    return finish_sums(low, high, tail, n - i);
+}
+
+static void avx2_grid_add(double *sums, const float *x, size_t n, double magic)
+{
+    const __m256d m = _mm256_set1_pd(magic);
+    size_t i = 0;
+
+    for (; i + 4 <= n; i += 4) {
+        __m256d rounded = _mm256_sub_pd(_mm256_add_pd(four_doubles(x + i), m), m);
+
+        _mm256_storeu_pd(sums + i, _mm256_add_pd(_mm256_loadu_pd(sums + i), rounded));
+    }
+    for (; i < n; i++)
+        sums[i] += ((double)x[i] + magic) - magic;
+}
+
+/* ---- scalar quantization ---------------------------------------------------------- */
+
+/* Four codes as 32-bit integers. The order of operands matters: max(NaN, 0) is 0. */
+static inline __m128i four_codes(__m128 v, __m256d lo, __m256d range)
+{
+    __m256d t = _mm256_sub_pd(_mm256_cvtps_pd(v), lo);
+
+    t = _mm256_div_pd(_mm256_mul_pd(t, _mm256_set1_pd(255)), range);
+    t = _mm256_max_pd(t, _mm256_setzero_pd());
+    t = _mm256_min_pd(t, _mm256_set1_pd(255));
+    return _mm256_cvttpd_epi32(t);
+}
+
+static void avx2_sq_encode(const float *v, size_t n, double lo, double hi, uint8_t *codes)
+{
+    const __m256d low = _mm256_set1_pd(lo), range = _mm256_set1_pd(hi - lo);
+    size_t i = 0;
+
+    if (!(hi - lo > 0)) {
+        memset(codes, 0, n);
+        return;
+    }
+    for (; i + 8 <= n; i += 8) {
+        __m128i words = _mm_packs_epi32(four_codes(_mm_loadu_ps(v + i), low, range),
+                                        four_codes(_mm_loadu_ps(v + i + 4), low, range));
+
+        _mm_storel_epi64((__m128i *)(codes + i), _mm_packus_epi16(words, words));
+    }
+    for (; i < n; i++)
+        codes[i] = (uint8_t)_mm_cvtsi128_si32(four_codes(_mm_set_ss(v[i]), low, range));
+}
+
+/* min(v, acc) gives acc when v is NaN, as the reference does. */
+static void avx2_min_max(const float *v, size_t n, float *lo, float *hi)
+{
+    __m256 least = _mm256_set1_ps(INFINITY), greatest = _mm256_set1_ps(-INFINITY);
+    float low[8], high[8];
+    size_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256 x = _mm256_loadu_ps(v + i);
+
+        least = _mm256_min_ps(x, least);
+        greatest = _mm256_max_ps(x, greatest);
+    }
+    _mm256_storeu_ps(low, least);
+    _mm256_storeu_ps(high, greatest);
+    for (; i < n; i++) {
+        low[0] = v[i] < low[0] ? v[i] : low[0];
+        high[0] = v[i] > high[0] ? v[i] : high[0];
+    }
+    for (size_t lane = 1; lane < 8; lane++) {
+        low[0] = low[lane] < low[0] ? low[lane] : low[0];
+        high[0] = high[lane] > high[0] ? high[lane] : high[0];
+    }
+    *lo = low[0] + 0.0f;
+    *hi = high[0] + 0.0f;
+}
+
+static inline __m256i sixteen_words(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+
+static uint32_t avx2_sq_l2(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    __m256i sums = _mm256_setzero_si256();
+    uint32_t lanes[8], sum = 0;
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        __m256i difference = _mm256_sub_epi16(sixteen_words(a + i), sixteen_words(b + i));
+
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(difference, difference));
+    }
+    _mm256_storeu_si256((__m256i *)lanes, sums);
+    for (size_t lane = 0; lane < 8; lane++)
+        sum += lanes[lane];
+    for (; i < n; i++) {
+        int difference = a[i] - b[i];
+
+        sum += (uint32_t)(difference * difference);
+    }
+    return sum;
+}
+
+/* ---- packing ------------------------------------------------------------------------ */
+
+/* Dimensions d.. of a group of n <= PLM_GROUP rows, one by one. */
+static void pack_rest(const float *rows, size_t row_stride, size_t n, size_t d, size_t dim,
+                      float *packed)
+{
+    for (; d < dim; d++)
+        for (size_t i = 0; i < PLM_GROUP; i++)
+            packed[d * PLM_GROUP + i] = i < n ? rows[i * row_stride + d] : 0;
+}
+
+/* Four dimensions of six rows: a 4x4 transpose and two interleaves. */
+static inline void pack_four(const float *rows, size_t row_stride, float *out)
+{
+    __m128 a = _mm_loadu_ps(rows), b = _mm_loadu_ps(rows + row_stride);
+    __m128 c = _mm_loadu_ps(rows + 2 * row_stride), d = _mm_loadu_ps(rows + 3 * row_stride);
+    __m128 e = _mm_loadu_ps(rows + 4 * row_stride), f = _mm_loadu_ps(rows + 5 * row_stride);
+    __m128 low = _mm_unpacklo_ps(e, f), high = _mm_unpackhi_ps(e, f);
+
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(out, a);
+    _mm_storel_pi((__m64 *)(void *)(out + 4), low);
+    _mm_storeu_ps(out + 6, b);
+    _mm_storeh_pi((__m64 *)(void *)(out + 10), low);
+    _mm_storeu_ps(out + 12, c);
+    _mm_storel_pi((__m64 *)(void *)(out + 16), high);
+    _mm_storeu_ps(out + 18, d);
+    _mm_storeh_pi((__m64 *)(void *)(out + 22), high);
+}
+
+static void avx2_pack_rows(const float *rows, size_t row_stride, size_t n, size_t dim,
+                           float *packed)
+{
+    for (size_t first = 0; first < n; first += PLM_GROUP) {
+        const float *group = rows + first * row_stride;
+        size_t n_group = n - first < PLM_GROUP ? n - first : PLM_GROUP, d = 0;
+
+        if (n_group == PLM_GROUP)
+            for (; d + 4 <= dim; d += 4)
+                pack_four(group + d, row_stride, packed + d * PLM_GROUP);
+        pack_rest(group, row_stride, n_group, d, dim, packed);
+        packed += PLM_GROUP * dim;
+    }
+}
+
+static inline void transpose_8x8(__m256 r[8])
+{
+    __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
+    __m256 t2 = _mm256_unpacklo_ps(r[2], r[3]), t3 = _mm256_unpackhi_ps(r[2], r[3]);
+    __m256 t4 = _mm256_unpacklo_ps(r[4], r[5]), t5 = _mm256_unpackhi_ps(r[4], r[5]);
+    __m256 t6 = _mm256_unpacklo_ps(r[6], r[7]), t7 = _mm256_unpackhi_ps(r[6], r[7]);
+    __m256 s0 = _mm256_shuffle_ps(t0, t2, 0x44), s1 = _mm256_shuffle_ps(t0, t2, 0xee);
+    __m256 s2 = _mm256_shuffle_ps(t1, t3, 0x44), s3 = _mm256_shuffle_ps(t1, t3, 0xee);
+    __m256 s4 = _mm256_shuffle_ps(t4, t6, 0x44), s5 = _mm256_shuffle_ps(t4, t6, 0xee);
+    __m256 s6 = _mm256_shuffle_ps(t5, t7, 0x44), s7 = _mm256_shuffle_ps(t5, t7, 0xee);
+
+    r[0] = _mm256_permute2f128_ps(s0, s4, 0x20);
+    r[1] = _mm256_permute2f128_ps(s1, s5, 0x20);
+    r[2] = _mm256_permute2f128_ps(s2, s6, 0x20);
+    r[3] = _mm256_permute2f128_ps(s3, s7, 0x20);
+    r[4] = _mm256_permute2f128_ps(s0, s4, 0x31);
+    r[5] = _mm256_permute2f128_ps(s1, s5, 0x31);
+    r[6] = _mm256_permute2f128_ps(s2, s6, 0x31);
+    r[7] = _mm256_permute2f128_ps(s3, s7, 0x31);
+}
+
+/* Masked loads read exactly the dimensions there are, so a row may end at the end of a page. */
+static void avx2_pq_pack(const float *rows, size_t stride, const float *centroids,
+                         size_t stride_c, const uint32_t *ids, size_t n, size_t dsub, float *group)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+
+    for (size_t d = 0; d < dsub; d += 8) {
+        size_t n_dims = dsub - d < 8 ? dsub - d : 8;
+        __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n_dims), lane);
+
+        for (size_t first = 0; first < PLM_PQ_LANES; first += 8) {
+            __m256 r[8];
+
+            for (size_t i = 0; i < 8; i++) {
+                size_t row = first + i;
+
+                r[i] = _mm256_setzero_ps();
+                if (row < n)
+                    r[i] = _mm256_maskload_ps(rows + row * stride + d, mask);
+                if (row < n && centroids)
+                    r[i] = _mm256_sub_ps(
+                        r[i], _mm256_maskload_ps(centroids + ids[row] * stride_c + d, mask));
+            }
+            transpose_8x8(r);
+            for (size_t i = 0; i < n_dims; i++)
+                _mm256_storeu_ps(group + (d + i) * PLM_PQ_LANES + first, r[i]);
+        }
+    }
+}
+
+PLM_TARGET_END
+
+PLM_TARGET_BEGIN("avx2,fma")
+
+/* ---- packed rows against packed centroids ---------------------------------------- */
+
+/* x.c of 6 rows and 16 centroids: products[2 r] are row r's first eight, products[2 r + 1] the
+ * others. The 12 accumulators are names, not an array: an array stays in registers only while
+ * every loop over it is fully unrolled, and losing that costs a factor of three, silently. */
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define DECLARE(r) __m256 low##r = _mm256_setzero_ps(), high##r = _mm256_setzero_ps();
+#define MULTIPLY_ADD(r)                                \
+    {                                                  \
+        __m256 x = _mm256_broadcast_ss(group + r);     \
+        low##r = _mm256_fmadd_ps(x, c_low, low##r);    \
+        high##r = _mm256_fmadd_ps(x, c_high, high##r); \
+    }
+#define HAND_OUT(r) products[2 * r] = low##r, products[2 * r + 1] = high##r;
+
+static inline void tile_6x16(const float *group, const float *panel, size_t dim,
+                             __m256 products[2 * PLM_GROUP])
+{
+    EACH_ROW(DECLARE)
+    for (size_t d = 0; d < dim; d++) {
+        __m256 c_low = _mm256_loadu_ps(panel), c_high = _mm256_loadu_ps(panel + 8);
+
+        EACH_ROW(MULTIPLY_ADD)
+        group += PLM_GROUP;
+        panel += PLM_PANEL;
+    }
+    EACH_ROW(HAND_OUT)
+}
+
+/* The running result of eight lanes of one row: centroid j belongs to lane j % 8. */
+struct lanes {
+    __m256 best, second;
+    __m256i ids;
+};
+
+/* The old least or the new value, whichever is greater, is a candidate for second place. */
+static inline void keep_least(struct lanes *lanes, __m256 value, __m256i ids)
+{
+    __m256 less = _mm256_cmp_ps(value, lanes->best, _CMP_LT_OQ);
+
+    lanes->second = _mm256_min_ps(lanes->second, _mm256_max_ps(lanes->best, value));
+    lanes->best = _mm256_min_ps(lanes->best, value);
+    lanes->ids = _mm256_blendv_epi8(lanes->ids, ids, _mm256_castps_si256(less));
+}
+
+/* One result of eight: least value, then lowest id; second among all other ids. */
+static void merge_lanes(const struct lanes *lanes, float *best, float *second, uint32_t *id)
+{
+    float values[8], seconds[8];
+    uint32_t ids[8];
+    size_t w = 0;
+
+    _mm256_storeu_ps(values, lanes->best);
+    _mm256_storeu_ps(seconds, lanes->second);
+    _mm256_storeu_si256((__m256i *)ids, lanes->ids);
+    for (size_t i = 1; i < 8; i++)
+        if (values[i] < values[w] || (values[i] == values[w] && ids[i] < ids[w]))
+            w = i;
+    *best = values[w];
+    *second = seconds[w];
+    *id = ids[w];
+    for (size_t i = 0; i < 8; i++)
+        if (i != w && values[i] < *second)
+            *second = values[i];
+}
+
+static void avx2_nearest(const float *rows_packed, size_t n, const float *panels,
+                         const float *half_norms, size_t n_panels, size_t dim, float *best,
+                         float *second, uint32_t *ids)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    struct lanes lanes[PLM_BLOCK_ROWS];
+
+    for (size_t row = 0; row < PLM_BLOCK_ROWS; row++) {
+        lanes[row].best = lanes[row].second = _mm256_set1_ps(INFINITY);
+        lanes[row].ids = lane;
+    }
+    for (size_t panel = 0; panel < n_panels; panel++) {
+        const float *halves = half_norms + panel * PLM_PANEL;
+        __m256 h_low = _mm256_loadu_ps(halves), h_high = _mm256_loadu_ps(halves + 8);
+        __m256i id_low = _mm256_add_epi32(lane, _mm256_set1_epi32((int)(panel * PLM_PANEL)));
+        __m256i id_high = _mm256_add_epi32(id_low, _mm256_set1_epi32(8));
+
+        for (size_t row = 0; row < n; row += PLM_GROUP) {
+            __m256 products[2 * PLM_GROUP];
+
+            tile_6x16(rows_packed + row * dim, panels + panel * PLM_PANEL * dim, dim, products);
+            for (size_t r = 0; r < PLM_GROUP; r++) {
+                keep_least(&lanes[row + r], _mm256_sub_ps(h_low, products[2 * r]), id_low);
+                keep_least(&lanes[row + r], _mm256_sub_ps(h_high, products[2 * r + 1]), id_high);
+            }
+        }
+    }
+    for (size_t row = 0; row < n; row++)
+        merge_lanes(&lanes[row], &best[row], &second[row], &ids[row]);
+}
+
+/* values[row * stride + j] = half_norms[j] - x.c_j; or x.c_j where half_norms is NULL. */
+static inline void all_values(const float *rows_packed, size_t n, const float *panels,
+                              const float *half_norms, size_t n_panels, size_t dim, float *values,
+                              size_t stride)
+{
+    for (size_t panel = 0; panel < n_panels; panel++) {
+        for (size_t row = 0; row < n; row += PLM_GROUP) {
+            size_t n_group = n - row < PLM_GROUP ? n - row : PLM_GROUP;
+            __m256 v[2 * PLM_GROUP];
+
+            tile_6x16(rows_packed + row * dim, panels + panel * PLM_PANEL * dim, dim, v);
+            for (size_t r = 0; r < n_group; r++) {
+                float *out = values + (row + r) * stride + panel * PLM_PANEL;
+
+                if (half_norms) {
+                    const float *halves = half_norms + panel * PLM_PANEL;
+
+                    v[2 * r] = _mm256_sub_ps(_mm256_loadu_ps(halves), v[2 * r]);
+                    v[2 * r + 1] = _mm256_sub_ps(_mm256_loadu_ps(halves + 8), v[2 * r + 1]);
+                }
+                _mm256_storeu_ps(out, v[2 * r]);
+                _mm256_storeu_ps(out + 8, v[2 * r + 1]);
+            }
+        }
+    }
+}
+
+static void avx2_values(const float *rows_packed, size_t n, const float *panels,
+                        const float *half_norms, size_t n_panels, size_t dim, float *values,
+                        size_t stride)
+{
+    all_values(rows_packed, n, panels, half_norms, n_panels, dim, values, stride);
+}
+
+static void avx2_project(const float *rows_packed, size_t n, const float *panels,
+                         size_t n_panels, size_t dim, float *out, size_t out_stride)
+{
+    all_values(rows_packed, n, panels, NULL, n_panels, dim, out, out_stride);
+}
+
+/* ---- product quantization ---------------------------------------------------------- */
+
+/* Values of 24 rows and four codewords: values[3 q + v] is codeword q, rows 8 v .. 8 v + 7. A
+ * row stays in its lane, so the running least needs no reduction and codes leave as vectors. */
+#define EACH_CODE(X) X(0) X(1) X(2) X(3)
+#define DECLARE_CODE(q)                          \
+    const float *word##q = codewords + q * dsub; \
+    __m256 a##q = _mm256_broadcast_ss(half_norms + q), b##q = a##q, c##q = a##q;
+#define MULTIPLY_CODE(q)                             \
+    {                                                \
+        __m256 w = _mm256_broadcast_ss(word##q + d); \
+        a##q = _mm256_fnmadd_ps(x0, w, a##q);        \
+        b##q = _mm256_fnmadd_ps(x1, w, b##q);        \
+        c##q = _mm256_fnmadd_ps(x2, w, c##q);        \
+    }
+#define HAND_OUT_CODE(q) values[3 * q] = a##q, values[3 * q + 1] = b##q, values[3 * q + 2] = c##q;
+
+static inline void four_codewords(const float *group, const float *codewords,
+                                  const float *half_norms, size_t dsub, __m256 values[12])
+{
+    EACH_CODE(DECLARE_CODE)
+    for (size_t d = 0; d < dsub; d++) {
+        __m256 x0 = _mm256_loadu_ps(group), x1 = _mm256_loadu_ps(group + 8);
+        __m256 x2 = _mm256_loadu_ps(group + 16);
+
+        EACH_CODE(MULTIPLY_CODE)
+        group += PLM_PQ_LANES;
+    }
+    EACH_CODE(HAND_OUT_CODE)
+}
+
+static inline void one_codeword(const float *group, const float *codeword, float half_norm,
+                                size_t dsub, __m256 values[3])
+{
+    for (size_t v = 0; v < 3; v++) {
+        values[v] = _mm256_set1_ps(half_norm);
+        for (size_t d = 0; d < dsub; d++)
+            values[v] = _mm256_fnmadd_ps(_mm256_loadu_ps(group + d * PLM_PQ_LANES + 8 * v),
+                                         _mm256_broadcast_ss(codeword + d), values[v]);
+    }
+}
+
+/* 24 ids below 256, eight to a vector -> 24 bytes. */
+static inline void store_codes(const struct lanes lanes[3], uint8_t *codes)
+{
+    for (size_t v = 0; v < 3; v++) {
+        __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(lanes[v].ids),
+                                         _mm256_extracti128_si256(lanes[v].ids, 1));
+
+        _mm_storel_epi64((__m128i *)(codes + 8 * v), _mm_packus_epi16(words, words));
+    }
+}
+
+static void avx2_pq_nearest(const float *groups, size_t n_groups, const float *codebook,
+                            const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
+                            float *best, float *second)
+{
+    for (size_t g = 0; g < n_groups; g++) {
+        const float *group = groups + g * PLM_PQ_LANES * dsub;
+        struct lanes lanes[3];
+        __m256 values[12];
+        size_t code = 0;
+
+        for (size_t v = 0; v < 3; v++) {
+            lanes[v].best = lanes[v].second = _mm256_set1_ps(INFINITY);
+            lanes[v].ids = _mm256_setzero_si256();
+        }
+        for (; code + 4 <= n_codes; code += 4) {
+            four_codewords(group, codebook + code * dsub, half_norms + code, dsub, values);
+            for (size_t i = 0; i < 12; i++)
+                keep_least(&lanes[i % 3], values[i], _mm256_set1_epi32((int)(code + i / 3)));
+        }
+        for (; code < n_codes; code++) {
+            one_codeword(group, codebook + code * dsub, half_norms[code], dsub, values);
+            for (size_t v = 0; v < 3; v++)
+                keep_least(&lanes[v], values[v], _mm256_set1_epi32((int)code));
+        }
+        for (size_t v = 0; v < 3; v++) {
+            _mm256_storeu_ps(best + g * PLM_PQ_LANES + 8 * v, lanes[v].best);
+            _mm256_storeu_ps(second + g * PLM_PQ_LANES + 8 * v, lanes[v].second);
+        }
+        store_codes(lanes, codes + g * PLM_PQ_LANES);
+    }
+}
+
+PLM_TARGET_END
+
+void plm_simd_avx2(struct plm_kernels *table)
+{
+    table->name = "avx2";
+    table->f16_to_f32 = avx2_f16_to_f32;
+    table->norm2 = avx2_norm2;
+    table->l2_exact = avx2_l2_exact;
+    table->dot_exact = avx2_dot_exact;
+    table->nearest = avx2_nearest;
+    table->values = avx2_values;
+    table->pack_rows = avx2_pack_rows;
+    table->pq_nearest = avx2_pq_nearest;
+    table->pq_pack = avx2_pq_pack;
+    table->sq_encode = avx2_sq_encode;
+    table->min_max = avx2_min_max;
+    table->sq_l2 = avx2_sq_l2;
+    table->grid_add = avx2_grid_add;
+    table->project = avx2_project;
+}
+
+#else
+typedef int plm_no_avx2; /* ISO C wants something in every file */
+#endif
