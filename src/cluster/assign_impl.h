@@ -1,0 +1,55 @@
+/* assign_impl.h - inside the cluster room: what the parts of exact assignment share.
+ *
+ * Frame    rows and centroids enter the kernels as a = (x - origin) * scale, b_j likewise.
+ *          Moving the origin to the mean of the centroids shrinks norms and with them every
+ *          error bound; a scale, a power of two, keeps products far from overflow and underflow.
+ *          Both leave the order of distances alone. For dot products the origin stays 0.
+ * Exact    float64 decisions are taken on the rows and centroids as they came.
+ */
+#ifndef PLM_ASSIGN_IMPL_H
+#define PLM_ASSIGN_IMPL_H
+
+#include "cluster/assign.h"
+#include "simd/simd.h"
+
+/* Rows whose values are recomputed together to decide near-ties; the values take
+ * this many times K floats per thread. */
+#define PLM_TIE_ROWS 24
+
+struct plm_assigner {
+    struct plm_ctx *ctx;
+    const float *centroids; /* [k][dim], borrowed */
+    size_t k, dim;
+    enum plm_metric metric;
+    size_t n_packed, n_panels; /* distinct centroids, and panels of 16 they fill */
+    uint32_t *ids;             /* [16 * n_panels] packed place -> id, ascending */
+    float *panels;             /* the b_j */
+    float *half_norms;         /* [16 * n_panels] |b_j|^2 / 2; 0 for dot; +inf for padding */
+    double *norms;             /* [16 * n_panels] |b_j| */
+    double norm_max;
+    float *origin; /* [dim], or NULL for 0 */
+    float scale;
+};
+
+/* ---- assign_pack.c: centroids into panels ------------------------------------------ */
+
+PLM_MUST_CHECK enum plm_code plm_assigner_pack(struct plm_assigner *assigner, struct plm_err *err);
+/* The rows in the assigner's frame: `rows` themselves when the frame is the identity. */
+const float *plm_assigner_frame(const struct plm_assigner *assigner, const float *rows, size_t n,
+                                float *scratch);
+
+/* ---- assign_exact.c: error bounds and float64 decisions ------------------------------ */
+
+/* Bound on |v_j - W_j| of a row of norm `a` and a centroid of norm `b`, both in the frame. */
+double plm_assign_error(size_t dim, double a, double b);
+/* Rows of this norm can neither overflow nor be NaN in the kernels. */
+bool plm_assign_is_tame(const struct plm_assigner *assigner, double row_norm);
+/* The float64 answer over all centroids. */
+uint32_t plm_assign_brute(const struct plm_assigner *assigner, const float *row);
+/* The float64 answer, given every centroid's value from the kernels. */
+uint32_t plm_assign_refine(const struct plm_assigner *assigner, const float *row, double row_norm,
+                           const float *values);
+/* Squared L2 or -x.c in float64, over the centroid in packed place j. */
+double plm_assign_exact(const struct plm_assigner *assigner, const float *row, size_t j);
+
+#endif

@@ -1,0 +1,509 @@
+/* test_assign.c - exact assignment against a float64 search over all centroids. */
+#include <math.h>
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "cluster/assign.h"
+#include "simd/simd.h"
+
+#define MAX_TABLES 8
+
+/* ---- data ---------------------------------------------------------------------------- */
+
+static uint64_t rng_state;
+
+static uint64_t rng_next(void)
+{
+    return plm_mix64(42, rng_state++);
+}
+static double rng_unit(void)
+{
+    return (double)(rng_next() >> 11) * 0x1p-53;
+}
+/* Near enough to a normal: twelve uniforms. */
+static float rng_normal(void)
+{
+    double sum = -6;
+
+    for (int i = 0; i < 12; i++)
+        sum += rng_unit();
+    return (float)sum;
+}
+
+struct data {
+    size_t n, k, dim;
+    float *rows, *centroids;
+};
+
+static struct data data_new(size_t n, size_t k, size_t dim)
+{
+    struct data data = {n, k, dim, NULL, NULL};
+
+    data.rows = malloc(n * dim * sizeof(float));
+    data.centroids = malloc(k * dim * sizeof(float));
+    assert_non_null(data.rows);
+    assert_non_null(data.centroids);
+    for (size_t i = 0; i < n * dim; i++)
+        data.rows[i] = rng_normal();
+    for (size_t i = 0; i < k * dim; i++)
+        data.centroids[i] = rng_normal();
+    return data;
+}
+
+static void data_free(struct data *data)
+{
+    free(data->rows);
+    free(data->centroids);
+}
+
+static float *row_of(struct data *data, size_t i)
+{
+    return data->rows + i * data->dim;
+}
+static float *centroid_of(struct data *data, size_t j)
+{
+    return data->centroids + j * data->dim;
+}
+static void copy(float *to, const float *from, size_t dim)
+{
+    memcpy(to, from, dim * sizeof *to);
+}
+
+/* Rows scattered about centroids that live in `rank` dimensions: what filters are made for. */
+static struct data data_clustered(size_t n, size_t k, size_t dim, size_t rank, float noise)
+{
+    struct data data = data_new(n, k, dim);
+    float *basis = malloc(rank * dim * sizeof *basis);
+
+    assert_non_null(basis);
+    for (size_t i = 0; i < rank * dim; i++)
+        basis[i] = rng_normal();
+    for (size_t j = 0; j < k; j++) {
+        float *c = centroid_of(&data, j);
+
+        memset(c, 0, dim * sizeof *c);
+        for (size_t r = 0; r < rank; r++) {
+            float weight = rng_normal();
+
+            for (size_t d = 0; d < dim; d++)
+                c[d] += weight * basis[r * dim + d];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float *c = centroid_of(&data, rng_next() % k);
+
+        for (size_t d = 0; d < dim; d++)
+            row_of(&data, i)[d] = c[d] + noise * row_of(&data, i)[d];
+    }
+    free(basis);
+    return data;
+}
+
+/* ---- the oracle -------------------------------------------------------------------------- */
+
+static const struct plm_kernels *scalar_table(void)
+{
+    return plm_kernels_for("scalar");
+}
+
+static double oracle_value(const struct data *data, enum plm_metric metric, size_t i, size_t j)
+{
+    const float *x = data->rows + i * data->dim, *c = data->centroids + j * data->dim;
+
+    return metric == PLM_DOT ? -scalar_table()->dot_exact(x, c, data->dim)
+                             : scalar_table()->l2_exact(x, c, data->dim);
+}
+
+static void oracle(const struct data *data, enum plm_metric metric, uint32_t *ids,
+                   double *distances)
+{
+    for (size_t i = 0; i < data->n; i++) {
+        double least = oracle_value(data, metric, i, 0);
+
+        ids[i] = 0;
+        for (size_t j = 1; j < data->k; j++) {
+            double value = oracle_value(data, metric, i, j);
+
+            if (value < least) {
+                least = value;
+                ids[i] = (uint32_t)j;
+            }
+        }
+        distances[i] = metric == PLM_DOT ? 1 + least : least;
+    }
+}
+
+static struct plm_ctx *ctx_new(void)
+{
+    struct plm_ctx *ctx = NULL;
+
+    assert_int_equal(plm_ctx_create(NULL, &ctx, NULL), PLM_OK);
+    return ctx;
+}
+
+/* Calls of different lengths, so that blocks and whatever an assigner learns vary. */
+static void assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum plm_metric metric,
+                             uint32_t *ids, double *distances)
+{
+    struct plm_assigner *assigner = NULL;
+    struct plm_assign_scratch scratch = {0};
+    size_t first = 0, n = 1;
+
+    assert_int_equal(plm_assigner_create(ctx, data->centroids, data->k, data->dim, metric,
+                                         &assigner, NULL),
+                     PLM_OK);
+    for (; first < data->n; first += n) {
+        n = first < data->n / 8 ? first + 1 : data->n - first;
+        assert_int_equal(plm_assign(assigner, data->rows + first * data->dim, n, ids + first,
+                                    distances + first, &scratch, NULL),
+                         PLM_OK);
+    }
+    assert_true(atomic_load(&ctx->memory_used) <=
+                plm_assigner_bytes(data->k, data->dim) +
+                    plm_assign_scratch_bytes(data->k, data->dim));
+    plm_assign_scratch_reset(&scratch);
+    plm_assigner_destroy(assigner);
+    assert_int_equal(atomic_load(&ctx->memory_used), 0);
+}
+
+/* Every table must give the oracle's ids and distances, bit for bit. */
+static void check(const struct data *data, enum plm_metric metric)
+{
+    const struct plm_kernels *tables[MAX_TABLES];
+    size_t n_tables = plm_kernels_available(tables, MAX_TABLES);
+    uint32_t *ids = malloc(data->n * sizeof *ids), *want = malloc(data->n * sizeof *want);
+    double *got = malloc(data->n * sizeof *got), *distances = malloc(data->n * sizeof *distances);
+    struct plm_ctx *ctx = ctx_new();
+
+    assert_true(ids && want && got && distances);
+    oracle(data, metric, want, distances);
+    for (size_t t = 0; t < n_tables; t++) {
+        ctx->kernels = tables[t];
+        memset(ids, 0xff, data->n * sizeof *ids);
+        assign_in_pieces(ctx, data, metric, ids, got);
+        for (size_t i = 0; i < data->n; i++) {
+            if (ids[i] != want[i])
+                fail_msg("%s, metric %d, n %zu k %zu d %zu: row %zu got %u, expected %u",
+                         tables[t]->name, (int)metric, data->n, data->k, data->dim, i, ids[i],
+                         want[i]);
+            assert_memory_equal(&got[i], &distances[i], sizeof *got);
+        }
+    }
+    plm_ctx_destroy(ctx);
+    free(ids);
+    free(want);
+    free(got);
+    free(distances);
+}
+
+static void check_both(const struct data *data)
+{
+    check(data, PLM_L2);
+    check(data, PLM_DOT);
+}
+
+/* ---- tests ------------------------------------------------------------------------------- */
+
+static void shapes(void **state)
+{
+    static const size_t dims[] = {1, 2, 3, 5, 7, 8, 17, 64, 100};
+    static const size_t ks[] = {1, 2, 15, 16, 17, 33, 100};
+    static const size_t ns[] = {1, 5, 6, 95, 96, 97, 200};
+
+    (void)state;
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (size_t k = 0; k < sizeof ks / sizeof *ks; k++) {
+            struct data data = data_new(ns[(d + k) % 7], ks[k], dims[d]);
+
+            check_both(&data);
+            data_free(&data);
+        }
+}
+
+static void many_centroids(void **state)
+{
+    struct data data = data_new(50, 5000, 24);
+
+    (void)state;
+    check_both(&data);
+    data_free(&data);
+}
+
+/* Small integers: sums are exact and distances tie all the time. */
+static void ties(void **state)
+{
+    (void)state;
+    for (size_t dim = 1; dim <= 130; dim += 43) {
+        struct data data = data_new(300, 200, dim);
+
+        for (size_t i = 0; i < data.n * dim; i++)
+            data.rows[i] = (float)(rng_next() % 3);
+        for (size_t i = 0; i < data.k * dim; i++)
+            data.centroids[i] = (float)(rng_next() % 3);
+        check_both(&data);
+        data_free(&data);
+    }
+}
+
+static void duplicate_centroids(void **state)
+{
+    struct data data = data_new(250, 300, 70);
+
+    (void)state;
+    for (size_t j = 0; j < data.k; j++)
+        copy(centroid_of(&data, j), centroid_of(&data, j % 7), data.dim);
+    check_both(&data);
+    for (size_t j = 1; j < data.k; j++) /* one copy of one centroid, then all of them */
+        copy(centroid_of(&data, j), centroid_of(&data, 0), data.dim);
+    check_both(&data);
+    data_free(&data);
+}
+
+/* Centroids that differ in the last bit of one value, and rows halfway between. */
+static void last_bit(void **state)
+{
+    struct data data = data_new(200, 150, 80);
+
+    (void)state;
+    for (size_t j = 0; j < data.k; j++) {
+        float *c = centroid_of(&data, j);
+
+        copy(c, centroid_of(&data, 0), data.dim);
+        if (j > 0)
+            c[j % data.dim] = nextafterf(c[j % data.dim], j < data.dim ? INFINITY : -INFINITY);
+    }
+    for (size_t i = 0; i < data.n; i++)
+        copy(row_of(&data, i), centroid_of(&data, i % data.k), data.dim);
+    check_both(&data);
+    data_free(&data);
+}
+
+static void equal_rows(void **state)
+{
+    struct data data = data_new(400, 200, 70);
+
+    (void)state;
+    for (size_t i = 1; i < data.n; i++)
+        copy(row_of(&data, i), row_of(&data, 0), data.dim);
+    check_both(&data);
+    for (size_t i = 0; i < data.n; i++) /* rows that are centroids */
+        copy(row_of(&data, i), centroid_of(&data, i % data.k), data.dim);
+    check_both(&data);
+    memset(data.rows, 0, data.n * data.dim * sizeof(float));
+    check_both(&data);
+    memset(data.centroids, 0, data.k * data.dim * sizeof(float));
+    check_both(&data);
+    data_free(&data);
+}
+
+/* Every row at the same distance from many centroids, up to rounding. */
+static void one_hot(void **state)
+{
+    struct data data = data_new(120, 140, 140);
+
+    (void)state;
+    memset(data.centroids, 0, data.k * data.dim * sizeof(float));
+    for (size_t j = 0; j < data.k; j++)
+        centroid_of(&data, j)[j] = 1;
+    for (size_t i = 0; i < data.n; i++)
+        for (size_t d = 0; d < data.dim; d++)
+            row_of(&data, i)[d] = i % 3 == 0 ? 0.1f : d % 2 ? 0.3f : 0.3000001f;
+    check_both(&data);
+    data_free(&data);
+}
+
+static void extreme_values(void **state)
+{
+    static const float scales[] = {1e-44f, 1e-40f, 1e-30f, 1e-20f, 1e15f, 1e19f, 1e30f, 8e37f};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
+        struct data data = data_new(150, 140, 66);
+
+        for (size_t i = 0; i < data.n * data.dim; i++) /* |rng_normal()| < 6 */
+            data.rows[i] *= scales[s] / 2;
+        for (size_t i = 0; i < data.k * data.dim; i++)
+            data.centroids[i] *= scales[s] / 2;
+        check_both(&data);
+        data_free(&data);
+    }
+}
+
+/* Some rows, then some centroids, of another magnitude than the rest. */
+static void mixed_magnitudes(void **state)
+{
+    static const float scales[] = {1e-42f, 1e-30f, 1e-3f, 1e4f, 1e18f, 1e30f};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
+        struct data data = data_new(200, 150, 64);
+
+        for (size_t i = 0; i < data.n; i += 3)
+            for (size_t d = 0; d < data.dim; d++)
+                row_of(&data, i)[d] *= scales[s];
+        check_both(&data);
+        for (size_t j = 0; j < data.k; j += 5)
+            for (size_t d = 0; d < data.dim; d++)
+                centroid_of(&data, j)[d] *= scales[s];
+        check_both(&data);
+        data_free(&data);
+    }
+}
+
+/* A great common offset: in fp32 around zero everything would be a tie. */
+static void far_from_zero(void **state)
+{
+    struct data data = data_new(200, 150, 70);
+
+    (void)state;
+    for (size_t i = 0; i < data.n * data.dim; i++)
+        data.rows[i] += 3e4f;
+    for (size_t i = 0; i < data.k * data.dim; i++)
+        data.centroids[i] += 3e4f;
+    check_both(&data);
+    data_free(&data);
+}
+
+static void clusters(void **state)
+{
+    static const size_t ranks[] = {1, 3, 20, 60};
+    static const float noises[] = {0, 1e-6f, 0.01f, 1};
+
+    (void)state;
+    for (size_t r = 0; r < 4; r++)
+        for (size_t e = 0; e < 4; e++) {
+            struct data data = data_clustered(1500, 160, 96, ranks[r], noises[e]);
+
+            check(&data, (r + e) % 2 ? PLM_DOT : PLM_L2);
+            data_free(&data);
+        }
+}
+
+/* One scratch may serve assigners of other shapes. */
+static void shared_scratch(void **state)
+{
+    struct plm_ctx *ctx = ctx_new();
+    struct plm_assign_scratch scratch = {0};
+    static const size_t shapes_k[] = {5, 300, 40}, shapes_dim[] = {9, 9, 70};
+
+    (void)state;
+    for (size_t s = 0; s < 3; s++) {
+        struct data data = data_new(97, shapes_k[s], shapes_dim[s]);
+        struct plm_assigner *assigner = NULL;
+        uint32_t ids[97], want[97];
+        double distances[97];
+
+        oracle(&data, PLM_L2, want, distances);
+        assert_int_equal(plm_assigner_create(ctx, data.centroids, data.k, data.dim, PLM_L2,
+                                             &assigner, NULL),
+                         PLM_OK);
+        assert_int_equal(plm_assign(assigner, data.rows, data.n, ids, NULL, &scratch, NULL),
+                         PLM_OK);
+        assert_memory_equal(ids, want, sizeof ids);
+        plm_assigner_destroy(assigner);
+        data_free(&data);
+    }
+    plm_assign_scratch_reset(&scratch);
+    plm_ctx_destroy(ctx);
+}
+
+static void bad_arguments(void **state)
+{
+    struct plm_ctx *ctx = ctx_new();
+    struct plm_assigner *assigner = NULL;
+    struct plm_err err;
+    float one = 1;
+
+    (void)state;
+    assert_int_equal(plm_assigner_create(ctx, &one, 0, 1, PLM_L2, &assigner, &err), PLM_ARG);
+    assert_int_equal(plm_assigner_create(ctx, &one, 1, 0, PLM_L2, &assigner, &err), PLM_ARG);
+    assert_null(assigner);
+    plm_assigner_destroy(NULL);
+    plm_ctx_destroy(ctx);
+}
+
+/* Each allocation fails in turn: no leak, nothing written, and the same answer once it works. */
+static void failing_allocations(void **state)
+{
+    struct data data = data_clustered(1500, 160, 96, 20, 0.1f);
+    uint32_t *ids = malloc(data.n * sizeof *ids), *want = malloc(data.n * sizeof *want);
+    double *distances = malloc(data.n * sizeof *distances);
+    struct plm_ctx *ctx = ctx_new();
+    enum plm_code rc = PLM_NOMEM;
+
+    (void)state;
+    assert_true(ids && want && distances);
+    oracle(&data, PLM_L2, want, distances);
+    for (long nth = 1; nth < 40; nth++) {
+        struct plm_assigner *assigner = NULL;
+        struct plm_assign_scratch scratch = {0};
+
+        atomic_store(&ctx->faults.alloc_countdown, nth);
+        rc = plm_assigner_create(ctx, data.centroids, data.k, data.dim, PLM_L2, &assigner, NULL);
+        if (rc != PLM_OK)
+            assert_null(assigner);
+        else
+            rc = plm_assign(assigner, data.rows, data.n, ids, NULL, &scratch, NULL);
+        assert_true(rc == PLM_OK || rc == PLM_NOMEM);
+        if (nth == 1)
+            assert_int_equal(rc, PLM_NOMEM);
+        if (rc == PLM_OK)
+            assert_memory_equal(ids, want, data.n * sizeof *ids);
+        atomic_store(&ctx->faults.alloc_countdown, 0);
+        plm_assign_scratch_reset(&scratch);
+        plm_assigner_destroy(assigner);
+        assert_int_equal(atomic_load(&ctx->memory_used), 0);
+    }
+    assert_int_equal(rc, PLM_OK);
+    plm_ctx_destroy(ctx);
+    free(ids);
+    free(want);
+    free(distances);
+    data_free(&data);
+}
+
+static void cancelled(void **state)
+{
+    struct data data = data_new(10, 4, 3);
+    struct plm_ctx *ctx = ctx_new();
+    struct plm_assigner *assigner = NULL;
+    struct plm_assign_scratch scratch = {0};
+    uint32_t ids[10];
+
+    (void)state;
+    assert_int_equal(plm_assigner_create(ctx, data.centroids, 4, 3, PLM_L2, &assigner, NULL),
+                     PLM_OK);
+    plm_ctx_cancel(ctx);
+    assert_int_equal(plm_assign(assigner, data.rows, 10, ids, NULL, &scratch, NULL),
+                     PLM_CANCELLED);
+    plm_assign_scratch_reset(&scratch);
+    plm_assigner_destroy(assigner);
+    plm_ctx_destroy(ctx);
+    data_free(&data);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes),
+        cmocka_unit_test(many_centroids),
+        cmocka_unit_test(ties),
+        cmocka_unit_test(duplicate_centroids),
+        cmocka_unit_test(last_bit),
+        cmocka_unit_test(equal_rows),
+        cmocka_unit_test(one_hot),
+        cmocka_unit_test(extreme_values),
+        cmocka_unit_test(mixed_magnitudes),
+        cmocka_unit_test(far_from_zero),
+        cmocka_unit_test(clusters),
+        cmocka_unit_test(shared_scratch),
+        cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(failing_allocations),
+        cmocka_unit_test(cancelled),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
