@@ -1,0 +1,368 @@
+"""The command as a user meets it: help, statuses, wrong input, what goes to stdout."""
+import json
+import os
+import shutil
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from helpers import create_index, index_named, make_vectors, pilum, pilum_ok, table_of, tree_state, write
+
+COMMANDS = ("create-index", "plan", "inspect", "search", "verify", "optimize", "gc", "version")
+DIM = 24
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "t.lance"
+    write(path, make_vectors(1_000, DIM), max_rows_per_file=400)
+    return path
+
+
+def build_words(path, **changes):
+    """A create-index that would work, with some options changed; None leaves one out."""
+    options = {"column": "vec", "type": "IVF_PQ", "num-partitions": 4, "num-sub-vectors": 6, **changes}
+    words = ["create-index", path]
+    for name, value in options.items():
+        if value is not None:
+            words += ["--" + name, value]
+    return words
+
+
+def assert_refused(run, status, *hints):
+    """One line on stderr that names the trouble, nothing on stdout."""
+    assert run.status == status, f"status {run.status}: {run.stderr}"
+    assert run.stdout == ""
+    lines = run.stderr.strip().splitlines()
+    assert len(lines) == 1, run.stderr
+    for hint in hints:
+        assert hint.lower() in lines[0].lower(), f"'{hint}' is not in: {lines[0]}"
+
+
+# ---- help and version ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command):
+    run = pilum_ok(command, "--help")
+    assert command in run.stdout
+    assert run.stderr == ""
+
+
+def test_help():
+    run = pilum_ok("--help")
+    for command in COMMANDS:
+        assert command in run.stdout
+
+
+def test_no_command_at_all():
+    run = pilum()
+    assert run.status == 2
+    assert run.stdout == ""
+
+
+def test_version():
+    assert "0.1.0" in pilum_ok("version").stdout
+    assert pilum_ok("version", "--json").json["pilum"] == "0.1.0"
+    assert pilum_ok("version", "-v", "--json", env={"PILUM_SIMD": "scalar"}).json["kernels"] == "scalar"
+
+
+# ---- wrong whatever the table holds: status 2 ---------------------------------------------
+
+
+@pytest.mark.parametrize("changes, hint", [
+    ({"num-partitions": 0}, "num-partitions"),
+    ({"num-partitions": -3}, "num-partitions"),
+    ({"num-partitions": "many"}, "num-partitions"),
+    ({"num-partitions": "4x"}, "num-partitions"),
+    ({"num-partitions": "99999999999999999999999"}, "num-partitions"),
+    ({"metric": "manhattan"}, "manhattan"),
+    ({"type": "IVF_HNSW_PQ"}, "IVF_HNSW_PQ"),
+    ({"type": None}, "type"),
+    ({"column": None}, "column"),
+    ({"num-bits": 7}, "num-bits"),
+    ({"num-bits": ""}, "num-bits"),
+    ({"memory-budget": "lots"}, "memory-budget"),
+    ({"memory-budget": "4 QiB"}, "memory-budget"),
+    ({"fragments": "3-"}, "fragments"),
+    ({"fragments": "5-2"}, "fragments"),
+    ({"verify": "maybe"}, "verify"),
+    ({"progress": "loud"}, "progress"),
+    ({"colour": "red"}, "colour"),
+    ({"seed": "x"}, "seed"),
+    ({"threads": -1}, "threads"),
+    ({"storage-option": "novalue"}, "storage-option"),
+], ids=str)
+def test_wrong_in_itself(table, changes, hint):
+    before = tree_state(table)
+    assert_refused(pilum(*build_words(table, **changes)), 2, hint)
+    assert_refused(pilum(*build_words(table, **changes), "--json"), 2, hint)
+    assert tree_state(table) == before
+
+
+def test_unknown_command():
+    assert_refused(pilum("make-index"), 2, "make-index")
+
+
+def test_missing_table_argument():
+    assert_refused(pilum("create-index", "--column", "vec", "--type", "IVF_PQ"), 2, "table")
+
+
+def test_option_without_a_value(table):
+    assert_refused(pilum("create-index", table, "--column"), 2, "column")
+
+
+# ---- what the table or the machine decides: status 1 ----------------------------------------
+
+
+@pytest.mark.parametrize("changes, hints", [
+    ({"column": "nothing"}, ("nothing",)),
+    ({"column": "id"}, ("id",)),
+    ({"num-sub-vectors": 7}, ("7", "24")),
+    ({"memory-budget": "1KiB"}, ("budget",)),
+    ({"fragments": "99"}, ("99",)),
+    ({"fragments": "0,1,99"}, ("99",)),
+    ({"ivf-centroids": "absent.npy"}, ("absent.npy",)),
+], ids=str)
+def test_wrong_for_this_table(table, changes, hints):
+    before = tree_state(table)
+    assert_refused(pilum(*build_words(table, **changes)), 1, *hints)
+    assert_refused(pilum(*build_words(table, **changes), "--json"), 1, *hints)
+    assert tree_state(table) == before
+
+
+@pytest.mark.parametrize("name, column", [
+    ("text", pa.array(["a", "b"] * 50)),
+    ("int8", pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2_400, dtype=np.int8)), DIM)),
+    ("uint8", pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2_400, dtype=np.uint8)), DIM)),
+    ("list", pa.array([[1.0] * DIM] * 100)),
+], ids=["text", "int8", "uint8", "list"])
+def test_column_types_that_cannot_be_indexed(tmp_path, name, column):
+    path = tmp_path / "t.lance"
+    lance.write_dataset(pa.table({"id": range(100), "vec": column}), str(path))
+    before = tree_state(path)
+    assert_refused(pilum(*build_words(path)), 1, "vec", {"text": "string"}.get(name, name))
+    assert tree_state(path) == before
+
+
+def test_no_such_table(tmp_path):
+    assert_refused(pilum(*build_words(tmp_path / "nowhere.lance")), 1, "nowhere.lance")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_no_table(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert_refused(pilum(*build_words(tmp_path)), 1, str(tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_file_that_is_no_table(tmp_path):
+    (tmp_path / "t.lance").write_text("hello")
+    assert_refused(pilum(*build_words(tmp_path / "t.lance")), 1, "t.lance")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az", "ftp"])
+def test_unknown_scheme(scheme):
+    assert_refused(pilum(*build_words(f"{scheme}://bucket/t.lance")), 1, scheme)
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((0, DIM), np.float32), np.full((50, DIM), np.nan, np.float32)],
+                         ids=["empty", "nan"])
+def test_nothing_to_index(tmp_path, vectors):
+    path = tmp_path / "t.lance"
+    write(path, vectors)
+    assert_refused(pilum(*build_words(path)), 1, "nothing to index")
+
+
+def test_optimize_says_that_it_is_not_built(table):
+    create_index(table, "vec", "FLAT", partitions=4)
+    assert_refused(pilum("optimize", table, "--index", "vec_idx"), 1, "not built")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_no_such_index(table, command):
+    assert_refused(pilum(command, table, "--index", "absent"), 1, "absent")
+
+
+# ---- damaged files ------------------------------------------------------------------------
+
+
+def data_file(path):
+    return sorted((path / "data").glob("*.lance"))[0]
+
+
+def flip(file, offset):
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 0x40
+    file.write_bytes(content)
+
+
+def cut(file, n_bytes):
+    os.truncate(file, n_bytes)
+
+
+DAMAGE = {
+    "empty": lambda file: cut(file, 0),
+    "half": lambda file: cut(file, file.stat().st_size // 2),
+    "one byte short": lambda file: cut(file, file.stat().st_size - 1),
+    "magic": lambda file: flip(file, -1),
+    "version": lambda file: flip(file, -6),
+    "column count": lambda file: flip(file, -12),
+    "table offset": lambda file: flip(file, -28),
+    "metadata offset": lambda file: flip(file, -34),
+    "missing": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_data_file(table, damage):
+    file = data_file(table)
+    DAMAGE[damage](file)
+    before = tree_state(table)
+    assert_refused(pilum(*build_words(table)), 1, file.name)
+    after = {path: content for path, content in tree_state(table).items() if not path.startswith("_pilum")}
+    assert after == before
+
+
+@pytest.mark.parametrize("at", [-1, -9, -16, 5], ids=str)
+def test_damaged_manifest(table, at):
+    manifest = sorted((table / "_versions").glob("*.manifest"))[0]
+    flip(manifest, at)
+    before = tree_state(table)
+    run = pilum(*build_words(table))
+    if at == 5 and run.status == 0:
+        return  # a flipped bit inside a value may still be a manifest
+    assert_refused(run, 1, manifest.name)
+    assert tree_state(table) == before
+
+
+# ---- what comes back --------------------------------------------------------------------------
+
+REPORT_KEYS = {"pilum", "table", "version_read", "version_committed", "index", "rows", "partitions", "training", "quality",
+               "seconds", "resources", "plan", "resumed"}
+
+
+def test_report_has_every_key(table, tmp_path):
+    run = pilum_ok(*build_words(table), "--json", "--report", tmp_path / "r.json")
+    report = run.json
+    assert json.loads((tmp_path / "r.json").read_text()) == report
+    assert set(report) == REPORT_KEYS
+    assert set(report["index"]) == {"name", "uuid", "type", "metric", "num_partitions", "num_sub_vectors", "num_bits"}
+    assert set(report["rows"]) >= {"total", "indexed", "dropped"}
+    assert set(report["rows"]["dropped"]) == {"deleted", "null", "nonfinite", "zero"}
+    assert set(report["partitions"]) == {"empty", "max", "mean", "cv", "sizes"}
+    assert set(report["training"]) == {"sample_rows", "ivf_loss", "pq_error"}
+    assert set(report["quality"]) == {"recall_at_10", "checked_rows", "misfiled"}
+    assert set(report["seconds"]) == {"plan", "train", "encode", "merge", "verify", "commit", "total"}
+    assert set(report["resources"]) == {"peak_rss_bytes", "memory_budget_bytes", "threads", "kernels", "bytes_read",
+                                        "bytes_written", "requests"}
+    assert set(report["resources"]["requests"]) == {"get", "put", "list", "retried"}
+    assert report["index"]["name"] == "vec_idx"
+    assert report["quality"]["misfiled"] == 0
+    assert report["resources"]["peak_rss_bytes"] <= 1.05 * report["resources"]["memory_budget_bytes"]
+
+
+@pytest.mark.parametrize("progress", ["auto", "bar", "plain", "json", "none"])
+def test_stdout_holds_the_document_alone(table, progress):
+    run = pilum_ok(*build_words(table), "--json", "--progress", progress)
+    assert run.json["rows"]["indexed"] == 1_000
+    if progress == "none":
+        assert run.stderr == ""
+    if progress == "json":
+        assert all(isinstance(json.loads(line), dict) for line in run.stderr.splitlines())
+
+
+def test_summary_for_people(table):
+    run = pilum_ok(*build_words(table))
+    assert "1,000" in run.stdout or "1000" in run.stdout
+    assert "recall" in run.stdout.lower()
+
+
+def test_plan_touches_nothing(table):
+    before = tree_state(table)
+    words = build_words(table)
+    words[0] = "plan"
+    plan = pilum_ok(*words, "--json").json
+    assert set(plan) == {"plan", "rows", "index", "tasks", "notes"}
+    assert plan["rows"]["total"] == 1_000
+    assert tree_state(table) == before
+
+
+def test_inspect(table):
+    create_index(table, "vec", "SQ", partitions=4)
+    seen = pilum_ok("inspect", table, "--json").json
+    assert set(seen) == {"table", "version", "rows", "fragments", "columns", "indexes"}
+    (index,) = seen["indexes"]
+    assert (index["name"], index["type"], index["metric"], index["column"]) == ("vec_idx", "IVF_SQ", "l2", "vec")
+    (segment,) = index["segments"]
+    assert segment["rows"] == 1_000
+    assert pilum_ok("inspect", table, "--index", "vec_idx").stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--full"], ["--queries", "20"]], ids=str)
+@pytest.mark.parametrize("kind", ["FLAT", "SQ", "PQ8"])
+def test_verify_a_good_index(table, kind, words):
+    create_index(table, "vec", kind, partitions=4, **({"num_sub_vectors": 6} if kind == "PQ8" else {}))
+    seen = pilum_ok("verify", table, "--index", "vec_idx", "--json", *words).json
+    assert seen["problems"] == []
+    assert seen["misfiled"] == 0
+    assert seen["checked_rows"] > 0
+
+
+def test_verify_finds_a_damaged_index(table):
+    create_index(table, "vec", "FLAT", partitions=4)
+    (segment,) = index_named(lance.dataset(str(table)), "vec_idx").segments
+    file = table / "_indices" / str(segment.uuid) / "auxiliary.idx"
+    content = bytearray(file.read_bytes())
+    at = content.index(np.uint64(1 << 32).tobytes())  # the row id of fragment 1, offset 0
+    content[at] ^= 0x08
+    file.write_bytes(content)
+    assert pilum("verify", table, "--index", "vec_idx", "--full").status == 1
+
+
+# ---- options that shape the result -----------------------------------------------------------------
+
+
+def test_fragments(table):
+    report = create_index(table, "vec", "FLAT", partitions=4, fragments="0,2")
+    assert report["rows"]["indexed"] == 600
+    (segment,) = index_named(lance.dataset(str(table)), "vec_idx").segments
+    assert set(segment.fragment_ids) == {0, 2}
+
+
+def test_more_partitions_than_rows(tmp_path):
+    path = tmp_path / "t.lance"
+    write(path, make_vectors(10, DIM))
+    report = create_index(path, "vec", "FLAT", partitions=64)
+    assert report["index"]["num_partitions"] == 10
+
+
+def test_no_replace(table):
+    create_index(table, "vec", "FLAT", partitions=4)
+    assert_refused(pilum(*build_words(table), "--no-replace"), 1, "vec_idx")
+    assert pilum_ok(*build_words(table), "--replace").status == 0
+
+
+def test_given_centroids_and_codebook(table, tmp_path):
+    centroids = make_vectors(5, DIM, seed=3)
+    codebook = np.random.default_rng(1).normal(size=(6, 256, 4)).astype(np.float32)
+    np.save(tmp_path / "c.npy", centroids)
+    np.save(tmp_path / "b.npy", codebook)
+    changes = {"num-partitions": 5, "ivf-centroids": tmp_path / "c.npy", "pq-codebook": tmp_path / "b.npy"}
+    pilum_ok(*build_words(table, **changes))
+    model = lance.dataset(str(table)).get_ivf_model("vec_idx")
+    assert np.array_equal(np.asarray(model.centroids.to_pylist(), dtype=np.float32), centroids)
+
+
+def test_file_uri_and_relative_path(table, tmp_path):
+    pilum_ok(*build_words(f"file://{table}"))
+    shutil.rmtree(table / "_indices")
+    pilum_ok(*build_words("t.lance"), cwd=tmp_path)
+
+
+def test_appended_rows_count_for_a_later_build(table):
+    create_index(table, "vec", "FLAT", partitions=4)
+    lance.write_dataset(table_of(make_vectors(50, DIM, 2), first_id=9_000), str(table), mode="append")
+    assert create_index(table, "vec", "FLAT", partitions=4)["rows"]["indexed"] == 1_050
