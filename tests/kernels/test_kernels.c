@@ -1,0 +1,621 @@
+/* test_kernels.c - every table against the scalar one, operands flush against guard pages.
+ *
+ * With --bench the same kernels are timed instead: one JSON line per table, kernel and shape. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "core/core.h"
+#include "simd/simd.h"
+
+#define MAX_TABLES 8
+#define DIM_MAX 257
+
+static const struct plm_kernels *tables[MAX_TABLES], *scalar;
+static size_t n_tables;
+
+/* ---- memory with a guard page at both ends --------------------------------------------- */
+
+struct guarded {
+    uint8_t *map;
+    size_t map_bytes, page;
+    size_t room; /* bytes between the guards */
+};
+
+static struct guarded guarded_new(size_t bytes)
+{
+    struct guarded g = {.page = (size_t)sysconf(_SC_PAGESIZE)};
+
+    g.room = (bytes + g.page - 1) / g.page * g.page;
+    g.map_bytes = g.room + 2 * g.page;
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map, g.page, PROT_NONE), 0);
+    assert_int_equal(mprotect(g.map + g.page + g.room, g.page, PROT_NONE), 0);
+    return g;
+}
+
+static void guarded_free(struct guarded *g)
+{
+    munmap(g->map, g->map_bytes);
+}
+
+/* `bytes` that end where the guard begins, or begin where the guard ends. */
+static void *guarded_at(const struct guarded *g, size_t bytes, bool at_end)
+{
+    assert_true(bytes <= g->room);
+    return g->map + g->page + (at_end ? g->room - bytes : 0);
+}
+
+/* ---- values ------------------------------------------------------------------------------ */
+
+static uint64_t rng_state;
+
+static uint64_t rng_next(void)
+{
+    return plm_mix64(7, rng_state++);
+}
+
+enum kind { ORDINARY, WHOLE, HUGE_VALUES, DENORMAL, N_KINDS };
+
+static float value_of(enum kind kind)
+{
+    float f = (float)((double)(int64_t)rng_next() * 0x1p-63); /* -1 .. 1 */
+
+    switch (kind) {
+    case WHOLE: /* few whole numbers: exact sums, many ties */
+        return (float)((int)(rng_next() % 5) - 2);
+    case HUGE_VALUES: /* products and sums of them stay finite */
+        return f * 0x1p50f;
+    case DENORMAL:
+        return f * 0x1p-126f;
+    default:
+        return f;
+    }
+}
+
+static void fill(float *values, size_t n, enum kind kind)
+{
+    for (size_t i = 0; i < n; i++)
+        values[i] = value_of(kind);
+}
+
+static float *floats_new(size_t n)
+{
+    float *values = malloc(n * sizeof *values + 1);
+
+    assert_non_null(values);
+    return values;
+}
+
+/* Tables but the scalar one. */
+#define EACH_TABLE(t) for (size_t t = 1; t < n_tables; t++)
+
+/* ---- the same on every table ---------------------------------------------------------------- */
+
+static void widening(void **state)
+{
+    static uint16_t halves[65536];
+    static float want[65536], got[65536];
+
+    (void)state;
+    for (size_t i = 0; i < 65536; i++)
+        halves[i] = (uint16_t)i;
+    scalar->f16_to_f32(halves, want, 65536);
+    assert_true(want[0x3c00] == 1.0f && want[0xc000] == -2.0f && want[1] == 0x1p-24f);
+    assert_true(want[0x7bff] == 65504.0f && isinf(want[0x7c00]) && isnan(want[0xfe00]));
+    assert_true(signbit(want[0x8000]) && want[0x3555] == 0.333251953125f);
+    EACH_TABLE(t)
+    {
+        tables[t]->f16_to_f32(halves, got, 65536);
+        assert_memory_equal(got, want, sizeof want);
+        for (size_t n = 0; n < 40; n++) { /* odd offsets, nothing written behind */
+            got[n] = 123;
+            tables[t]->f16_to_f32(halves + 0x3555 + n, got, n);
+            assert_memory_equal(got, want + 0x3555 + n, n * sizeof *got);
+            assert_true(got[n] == 123);
+        }
+    }
+}
+
+static void check_sums(const float *x, const float *c, size_t n)
+{
+    double norm = scalar->norm2(x, n), l2 = scalar->l2_exact(x, c, n);
+    double dot = scalar->dot_exact(x, c, n);
+
+    EACH_TABLE(t)
+    {
+        double got[3] = {tables[t]->norm2(x, n), tables[t]->l2_exact(x, c, n),
+                         tables[t]->dot_exact(x, c, n)};
+
+        assert_memory_equal(&got[0], &norm, sizeof norm);
+        assert_memory_equal(&got[1], &l2, sizeof l2);
+        assert_memory_equal(&got[2], &dot, sizeof dot);
+    }
+}
+
+static void check_min_max(const float *x, size_t n)
+{
+    float want[2], got[2];
+
+    scalar->min_max(x, n, &want[0], &want[1]);
+    EACH_TABLE(t)
+    {
+        tables[t]->min_max(x, n, &got[0], &got[1]);
+        assert_memory_equal(got, want, sizeof got);
+    }
+}
+
+static void check_grid_add(const float *x, size_t n)
+{
+    double want[DIM_MAX], got[DIM_MAX];
+
+    for (size_t i = 0; i < n; i++)
+        want[i] = (double)i;
+    scalar->grid_add(want, x, n, 1.5 * 0x1p52 * 0x1p-20);
+    EACH_TABLE(t)
+    {
+        for (size_t i = 0; i < n; i++)
+            got[i] = (double)i;
+        tables[t]->grid_add(got, x, n, 1.5 * 0x1p52 * 0x1p-20);
+        assert_memory_equal(got, want, n * sizeof *got);
+    }
+}
+
+static void check_sq(const float *x, const struct guarded *bytes, size_t n, double lo, double hi)
+{
+    uint8_t want[DIM_MAX];
+    uint8_t *got = guarded_at(bytes, n, true);
+
+    scalar->sq_encode(x, n, lo, hi, want);
+    EACH_TABLE(t)
+    {
+        memset(got, 77, n);
+        tables[t]->sq_encode(x, n, lo, hi, got);
+        assert_memory_equal(got, want, n);
+    }
+}
+
+/* Arrays of every length, at both guards. */
+static void arrays(void **state)
+{
+    struct guarded a = guarded_new(DIM_MAX * 4), b = guarded_new(DIM_MAX * 4);
+    struct guarded bytes = guarded_new(DIM_MAX);
+
+    (void)state;
+    for (size_t n = 0; n <= DIM_MAX; n++) {
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            bool at_end = (n + (size_t)kind) % 2 == 0;
+            float *x = guarded_at(&a, n * 4, at_end), *c = guarded_at(&b, n * 4, !at_end);
+
+            fill(x, n, (enum kind)kind);
+            fill(c, n, (enum kind)kind);
+            check_sums(x, c, n);
+            check_min_max(x, n);
+            check_grid_add(x, n);
+            check_sq(x, &bytes, n, -0.7, 0.9);
+            check_sq(x, &bytes, n, -0x1p-126, 0x1p-127);
+            check_sq(x, &bytes, n, 0.25, 0.25);
+            check_sq(x, &bytes, n, 1, -1);
+        }
+    }
+    guarded_free(&a);
+    guarded_free(&b);
+    guarded_free(&bytes);
+}
+
+/* Known answers: the reference itself must be right. */
+static void reference(void **state)
+{
+    float x[11] = {1, 2, 3, 4, 5, 6, 7, 8, 9, -0.0f, 11}, lo, hi;
+    uint8_t codes[5], a[3] = {0, 255, 7}, b[3] = {255, 0, 4};
+    double sums[2] = {0, 1};
+
+    (void)state;
+    assert_true(scalar->norm2(x, 11) == 406);
+    assert_true(scalar->dot_exact(x, x + 1, 4) == 40);
+    assert_true(scalar->l2_exact(x, x + 1, 4) == 4);
+    scalar->min_max(x, 11, &lo, &hi);
+    assert_true(lo == 0 && !signbit(lo) && hi == 11);
+    scalar->sq_encode(x, 5, 1.5, 4.5, codes); /* 42.5, 127.5, 212.5 in between */
+    assert_true(codes[0] == 0 && codes[1] == 42 && codes[2] == 127 && codes[3] == 212);
+    assert_int_equal(codes[4], 255);
+    assert_int_equal(scalar->sq_l2(a, b, 3), 2 * 255 * 255 + 9);
+    scalar->grid_add(sums, (float[]){0.3f, -2.6f}, 2, 1.5 * 0x1p52 * 0.25);
+    assert_true(sums[0] == 0.25 && sums[1] == -1.5);
+}
+
+static void byte_distances(void **state)
+{
+    struct guarded ga = guarded_new(65535), gb = guarded_new(65535);
+
+    (void)state;
+    for (size_t n = 0; n <= 65535; n = n < 300 ? n + 1 : n * 2 + 1) {
+        uint8_t *a = guarded_at(&ga, n, true), *b = guarded_at(&gb, n, true);
+
+        for (int extreme = 0; extreme < 2; extreme++) {
+            for (size_t i = 0; i < n; i++) {
+                a[i] = extreme ? 255 : (uint8_t)rng_next();
+                b[i] = extreme ? 0 : (uint8_t)rng_next();
+            }
+            EACH_TABLE(t) assert_int_equal(tables[t]->sq_l2(a, b, n), scalar->sq_l2(a, b, n));
+        }
+    }
+    guarded_free(&ga);
+    guarded_free(&gb);
+}
+
+/* ---- packed rows and panels -------------------------------------------------------------- */
+
+static size_t groups_floats(size_t n, size_t dim)
+{
+    return (n + PLM_GROUP - 1) / PLM_GROUP * PLM_GROUP * dim;
+}
+
+static void packing(void **state)
+{
+    struct guarded gr = guarded_new(13 * (DIM_MAX + 3) * 4);
+    struct guarded gp = guarded_new(groups_floats(13, DIM_MAX) * 4);
+    float *want = floats_new(groups_floats(13, DIM_MAX));
+
+    (void)state;
+    for (size_t dim = 1; dim <= DIM_MAX; dim++) {
+        size_t n = 1 + dim % 13, stride = dim + dim % 4;
+        size_t bytes = groups_floats(n, dim) * sizeof(float);
+        float *rows = guarded_at(&gr, ((n - 1) * stride + dim) * 4, true);
+        float *got = guarded_at(&gp, bytes, true);
+
+        fill(rows, (n - 1) * stride + dim, ORDINARY);
+        scalar->pack_rows(rows, stride, n, dim, want);
+        assert_true(want[(dim - 1) * PLM_GROUP] == rows[dim - 1]);
+        EACH_TABLE(t)
+        {
+            memset(got, 0xff, bytes);
+            tables[t]->pack_rows(rows, stride, n, dim, got);
+            assert_memory_equal(got, want, bytes);
+        }
+    }
+    guarded_free(&gr);
+    guarded_free(&gp);
+    free(want);
+}
+
+/* A block of rows and panels of centroids, packed, at the ends of their pages. */
+struct packed {
+    size_t n, n_panels, dim, k;
+    struct guarded rows_memory, panels_memory, halves_memory;
+    float *rows, *panels, *halves;
+    float *plain_rows; /* [n][dim] */
+};
+
+static struct packed packed_new(size_t n, size_t k, size_t dim, enum kind kind)
+{
+    struct packed p = {.n = n, .n_panels = (k + 15) / 16, .dim = dim, .k = k};
+    size_t rows_bytes = groups_floats(n, dim) * 4, panels_bytes = p.n_panels * 16 * dim * 4;
+
+    p.rows_memory = guarded_new(rows_bytes);
+    p.panels_memory = guarded_new(panels_bytes);
+    p.halves_memory = guarded_new(p.n_panels * 64);
+    p.rows = guarded_at(&p.rows_memory, rows_bytes, true);
+    p.panels = guarded_at(&p.panels_memory, panels_bytes, true);
+    p.halves = guarded_at(&p.halves_memory, p.n_panels * 64, true);
+    p.plain_rows = floats_new(n * dim);
+    fill(p.plain_rows, n * dim, kind);
+    scalar->pack_rows(p.plain_rows, dim, n, dim, p.rows);
+    fill(p.panels, p.n_panels * 16 * dim, kind);
+    for (size_t j = 0; j < p.n_panels * 16; j++) {
+        double norm2 = 0;
+
+        for (size_t d = 0; d < dim; d++) {
+            float *c = &p.panels[(j / 16 * dim + d) * 16 + j % 16];
+
+            if (j >= k)
+                *c = 0;
+            norm2 += (double)*c * (double)*c;
+        }
+        p.halves[j] = j < k ? (float)(norm2 / 2) : INFINITY;
+    }
+    return p;
+}
+
+static void packed_free(struct packed *p)
+{
+    guarded_free(&p->rows_memory);
+    guarded_free(&p->panels_memory);
+    guarded_free(&p->halves_memory);
+    free(p->plain_rows);
+}
+
+/* x.c_j in double, and |x||c_j|. */
+static double true_dot(const struct packed *p, size_t i, size_t j, double *norms)
+{
+    double dot = 0, x2 = 0, c2 = 0;
+
+    for (size_t d = 0; d < p->dim; d++) {
+        double x = (double)p->plain_rows[i * p->dim + d];
+        double c = (double)p->panels[(j / 16 * p->dim + d) * 16 + j % 16];
+
+        dot += x * c;
+        x2 += x * x;
+        c2 += c * c;
+    }
+    *norms = sqrt(x2 * c2);
+    return dot;
+}
+
+/* Every value within the promised bound of the truth; `out` is [n][stride]. */
+static void check_values(const struct packed *p, const float *out, size_t stride, bool project)
+{
+    for (size_t i = 0; i < p->n; i++)
+        for (size_t j = 0; j < p->k; j++) {
+            double norms, dot = true_dot(p, i, j, &norms);
+            double want = project ? dot : (double)p->halves[j] - dot;
+            double bound = (double)plm_dot_error(p->dim + 1) * norms + (double)p->dim * 0x1p-149;
+
+            if (!project)
+                bound += 0x1p-24 * fabs((double)p->halves[j]);
+            assert_true(fabs((double)out[i * stride + j] - want) <= bound * (1 + 1e-9));
+        }
+}
+
+/* nearest must agree with a table's own values: that is its contract, ties and all. Values are
+ * compared within their error, so the id's value must be near least, and for `exact` equal. */
+static void check_nearest(const struct plm_kernels *table, const struct packed *p,
+                          const float *values, size_t stride, bool exact)
+{
+    float best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
+    uint32_t ids[PLM_BLOCK_ROWS];
+
+    table->nearest(p->rows, p->n, p->panels, p->halves, p->n_panels, p->dim, best, second, ids);
+    for (size_t i = 0; i < p->n; i++) {
+        float least = INFINITY, next = INFINITY;
+        uint32_t id = 0;
+
+        for (size_t j = 0; j < p->k; j++) {
+            float v = values[i * stride + j];
+
+            if (v < least) {
+                next = least;
+                least = v;
+                id = (uint32_t)j;
+            } else if (v < next) {
+                next = v;
+            }
+        }
+        if (exact) {
+            assert_int_equal(ids[i], id);
+            assert_true(best[i] == least && second[i] == next);
+        } else {
+            double norms, dot = true_dot(p, i, ids[i], &norms);
+            double slack = 2 * (double)plm_dot_error(p->dim + 2) * (norms + fabs(dot)) +
+                           0x1p-22 * fabs((double)p->halves[ids[i]]) + (double)p->dim * 0x1p-148;
+
+            assert_true(ids[i] < p->k && best[i] <= second[i]);
+            assert_true(fabs((double)best[i] - ((double)p->halves[ids[i]] - dot)) <= slack);
+            assert_true(fabs((double)best[i] - (double)least) <= 4 * slack + 1e-3 * fabs((double)least));
+        }
+    }
+}
+
+static void check_packed(const struct packed *p, enum kind kind)
+{
+    size_t stride = p->n_panels * 16 + p->dim % 3;
+    float *values = floats_new(p->n * stride), *projected = floats_new(p->n * stride);
+
+    for (size_t t = 0; t < n_tables; t++) {
+        const struct plm_kernels *table = tables[t];
+
+        memset(values, 0xff, p->n * stride * 4);
+        table->values(p->rows, p->n, p->panels, p->halves, p->n_panels, p->dim, values, stride);
+        table->project(p->rows, p->n, p->panels, p->n_panels, p->dim, projected, stride);
+        check_values(p, values, stride, false);
+        check_values(p, projected, stride, true);
+        /* whole numbers: every sum is exact, hence the same in every kernel and table */
+        check_nearest(table, p, values, stride, kind == WHOLE);
+    }
+    free(values);
+    free(projected);
+}
+
+static void dense(void **state)
+{
+    (void)state;
+    for (size_t dim = 1; dim <= DIM_MAX; dim += dim < 20 ? 1 : 13)
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            size_t n = (dim * 7 + (size_t)kind * 5) % 30 + 1;
+            size_t k = (dim * 31 + (size_t)kind * 17) % 180 + 1;
+            struct packed p = packed_new(n, k, dim, (enum kind)kind);
+
+            check_packed(&p, (enum kind)kind);
+            packed_free(&p);
+        }
+    for (size_t n = PLM_BLOCK_ROWS - 8; n <= PLM_BLOCK_ROWS; n++) {
+        struct packed p = packed_new(n, 16 * (n % 9 + 1), 40, WHOLE);
+
+        check_packed(&p, WHOLE);
+        packed_free(&p);
+    }
+}
+
+/* ---- product quantization ------------------------------------------------------------------- */
+
+static void check_pq_pack(size_t dsub, size_t n)
+{
+    size_t stride = dsub * 3 + 1, floats = (n ? (n - 1) * stride : 0) + dsub;
+    struct guarded gr = guarded_new(floats * 4), gc = guarded_new((4 * stride + dsub) * 4);
+    struct guarded gg = guarded_new(dsub * PLM_PQ_LANES * 4);
+    float *rows = guarded_at(&gr, floats * 4, true);
+    float *centroids = guarded_at(&gc, (4 * stride + dsub) * 4, true);
+    float *got = guarded_at(&gg, dsub * PLM_PQ_LANES * 4, true);
+    float *want = floats_new(dsub * PLM_PQ_LANES);
+    uint32_t ids[PLM_PQ_LANES];
+
+    fill(rows, floats, ORDINARY);
+    fill(centroids, 4 * stride + dsub, ORDINARY);
+    for (size_t i = 0; i < PLM_PQ_LANES; i++)
+        ids[i] = (uint32_t)(i * 7 % 5);
+    for (int residual = 0; residual < 2; residual++) {
+        const float *c = residual ? centroids : NULL;
+
+        scalar->pq_pack(rows, stride, c, stride, ids, n, dsub, want);
+        EACH_TABLE(t)
+        {
+            memset(got, 0xff, dsub * PLM_PQ_LANES * 4);
+            tables[t]->pq_pack(rows, stride, c, stride, ids, n, dsub, got);
+            assert_memory_equal(got, want, dsub * PLM_PQ_LANES * 4);
+        }
+    }
+    guarded_free(&gr);
+    guarded_free(&gc);
+    guarded_free(&gg);
+    free(want);
+}
+
+static void pq_packing(void **state)
+{
+    (void)state;
+    for (size_t dsub = 1; dsub <= 40; dsub++)
+        for (size_t n = 0; n <= PLM_PQ_LANES; n += 1 + dsub % 3)
+            check_pq_pack(dsub, n);
+}
+
+struct pq {
+    size_t n_groups, n_codes, dsub;
+    struct guarded groups_memory, words_memory, halves_memory;
+    float *groups, *words, *halves;
+};
+
+static struct pq pq_new(size_t n_groups, size_t n_codes, size_t dsub, enum kind kind)
+{
+    struct pq q = {.n_groups = n_groups, .n_codes = n_codes, .dsub = dsub};
+    size_t n_values = n_groups * dsub * PLM_PQ_LANES, n_words = n_codes * dsub;
+
+    q.groups_memory = guarded_new(n_values * 4);
+    q.words_memory = guarded_new(n_words * 4);
+    q.halves_memory = guarded_new(n_codes * 4);
+    q.groups = guarded_at(&q.groups_memory, n_values * 4, true);
+    q.words = guarded_at(&q.words_memory, n_words * 4, true);
+    q.halves = guarded_at(&q.halves_memory, n_codes * 4, true);
+    fill(q.groups, n_values, kind);
+    fill(q.words, n_words, kind);
+    for (size_t c = 0; c < n_codes; c++)
+        q.halves[c] = (float)(scalar->norm2(q.words + c * dsub, dsub) / 2);
+    return q;
+}
+
+static void pq_free(struct pq *q)
+{
+    guarded_free(&q->groups_memory);
+    guarded_free(&q->words_memory);
+    guarded_free(&q->halves_memory);
+}
+
+/* Best and second of row i in double, with the bound on an fp32 value's error. */
+static void pq_truth(const struct pq *q, size_t i, double *values, double *bound)
+{
+    const float *x = q->groups + i / PLM_PQ_LANES * PLM_PQ_LANES * q->dsub + i % PLM_PQ_LANES;
+    double x2 = 0;
+
+    *bound = 0;
+    for (size_t d = 0; d < q->dsub; d++)
+        x2 += (double)x[d * PLM_PQ_LANES] * (double)x[d * PLM_PQ_LANES];
+    for (size_t c = 0; c < q->n_codes; c++) {
+        double half = (double)q->halves[c], error;
+
+        values[c] = half;
+        for (size_t d = 0; d < q->dsub; d++)
+            values[c] -= (double)x[d * PLM_PQ_LANES] * (double)q->words[c * q->dsub + d];
+        error = (double)plm_dot_error(q->dsub + 1) *
+                    (sqrt(x2 * scalar->norm2(q->words + c * q->dsub, q->dsub)) + half) +
+                (double)q->dsub * 0x1p-149;
+        *bound = fmax(*bound, error * (1 + 1e-9));
+    }
+}
+
+static void check_pq_row(const struct pq *q, size_t i, uint8_t code, float best, float second,
+                         bool exact)
+{
+    double values[256], bound, least = INFINITY, next = INFINITY;
+    size_t winner = 0;
+
+    pq_truth(q, i, values, &bound);
+    for (size_t c = 0; c < q->n_codes; c++) {
+        if (values[c] < least) {
+            next = least;
+            least = values[c];
+            winner = c;
+        } else if (values[c] < next) {
+            next = values[c];
+        }
+    }
+    if (exact) {
+        assert_int_equal(code, winner);
+        bound = 0;
+    }
+    assert_true(code < q->n_codes);
+    assert_true(fabs((double)best - values[code]) <= bound);
+    assert_true(fabs((double)best - least) <= bound);
+    assert_true(q->n_codes == 1 ? isinf(second) : fabs((double)second - next) <= bound);
+}
+
+static void pq_nearest(void **state)
+{
+    static const size_t n_codes[] = {1, 2, 3, 4, 7, 16, 255, 256};
+    uint8_t codes[3 * PLM_PQ_LANES];
+    float best[3 * PLM_PQ_LANES], second[3 * PLM_PQ_LANES];
+
+    (void)state;
+    for (size_t dsub = 1; dsub <= 40; dsub += dsub < 9 ? 1 : 7)
+        for (size_t c = 0; c < 8; c++)
+            for (int kind = 0; kind < N_KINDS; kind++) {
+                struct pq q = pq_new(1 + dsub % 3, n_codes[c], dsub, (enum kind)kind);
+
+                for (size_t t = 0; t < n_tables; t++) {
+                    tables[t]->pq_nearest(q.groups, q.n_groups, q.words, q.halves, q.n_codes,
+                                          dsub, codes, best, second);
+                    for (size_t i = 0; i < q.n_groups * PLM_PQ_LANES; i++)
+                        check_pq_row(&q, i, codes[i], best[i], second[i], kind == WHOLE);
+                }
+                pq_free(&q);
+            }
+}
+
+/* ---- the choice ---------------------------------------------------------------------------- */
+
+static void choice(void **state)
+{
+    (void)state;
+    assert_string_equal(scalar->name, "scalar");
+    assert_ptr_equal(plm_kernels_for("scalar"), scalar);
+    assert_ptr_equal(plm_kernels_for(NULL), tables[n_tables - 1]);
+    assert_null(plm_kernels_for("sse9"));
+    assert_null(plm_kernels_for(""));
+    for (size_t t = 0; t < n_tables; t++)
+        assert_ptr_equal(plm_kernels_for(tables[t]->name), tables[t]);
+    assert_non_null(plm_kernels_for("avx512")); /* a cap above the processor is fine */
+    assert_int_equal(plm_kernels_available(NULL, 0), 0);
+}
+
+#include "bench_kernels.h"
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(choice),         cmocka_unit_test(reference),
+        cmocka_unit_test(widening),       cmocka_unit_test(arrays),
+        cmocka_unit_test(byte_distances), cmocka_unit_test(packing),
+        cmocka_unit_test(dense),          cmocka_unit_test(pq_packing),
+        cmocka_unit_test(pq_nearest),
+    };
+
+    n_tables = plm_kernels_available(tables, MAX_TABLES);
+    scalar = tables[0];
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0)
+        return bench();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
