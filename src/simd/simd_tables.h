@@ -9,6 +9,11 @@ void plm_simd_scalar(struct plm_kernels *table);
 #if defined(__x86_64__)
 void plm_simd_avx2(struct plm_kernels *table);   /* needs AVX2, FMA, F16C */
 void plm_simd_avx512(struct plm_kernels *table); /* needs AVX-512 F, BW, VL, DQ */
+
+/* For tables above AVX2 that leave it the odd ends. */
+void plm_avx2_pq_nearest(const float *groups, size_t n_groups, const float *codebook,
+                         const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
+                         float *best, float *second);
 #endif
 
 /* PLM_TARGET_BEGIN("avx2,fma") ... PLM_TARGET_END: functions between them may use these

@@ -378,8 +378,11 @@ static void avx2_nearest(const float *rows_packed, size_t n, const float *panels
 
             tile_6x16(rows_packed + row * dim, panels + panel * PLM_PANEL * dim, dim, products);
             for (size_t r = 0; r < PLM_GROUP; r++) {
-                keep_least(&lanes[row + r], _mm256_sub_ps(h_low, products[2 * r]), id_low);
-                keep_least(&lanes[row + r], _mm256_sub_ps(h_high, products[2 * r + 1]), id_high);
+                struct lanes running = lanes[row + r];
+
+                keep_least(&running, _mm256_sub_ps(h_low, products[2 * r]), id_low);
+                keep_least(&running, _mm256_sub_ps(h_high, products[2 * r + 1]), id_high);
+                lanes[row + r] = running;
             }
         }
     }
@@ -469,6 +472,21 @@ static inline void one_codeword(const float *group, const float *codeword, float
     }
 }
 
+/* Codewords code .. code + 3, ascending. The running result is copied to locals, else it would go
+ * through memory between codewords. */
+static inline void keep_least_of_four(struct lanes lanes[3], const __m256 values[12], int code)
+{
+    for (size_t v = 0; v < 3; v++) {
+        struct lanes running = lanes[v];
+
+        keep_least(&running, values[v], _mm256_set1_epi32(code));
+        keep_least(&running, values[3 + v], _mm256_set1_epi32(code + 1));
+        keep_least(&running, values[6 + v], _mm256_set1_epi32(code + 2));
+        keep_least(&running, values[9 + v], _mm256_set1_epi32(code + 3));
+        lanes[v] = running;
+    }
+}
+
 /* 24 ids below 256, eight to a vector -> 24 bytes. */
 static inline void store_codes(const struct lanes lanes[3], uint8_t *codes)
 {
@@ -480,9 +498,9 @@ static inline void store_codes(const struct lanes lanes[3], uint8_t *codes)
     }
 }
 
-static void avx2_pq_nearest(const float *groups, size_t n_groups, const float *codebook,
-                            const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
-                            float *best, float *second)
+void plm_avx2_pq_nearest(const float *groups, size_t n_groups, const float *codebook,
+                         const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
+                         float *best, float *second)
 {
     for (size_t g = 0; g < n_groups; g++) {
         const float *group = groups + g * PLM_PQ_LANES * dsub;
@@ -496,8 +514,7 @@ static void avx2_pq_nearest(const float *groups, size_t n_groups, const float *c
         }
         for (; code + 4 <= n_codes; code += 4) {
             four_codewords(group, codebook + code * dsub, half_norms + code, dsub, values);
-            for (size_t i = 0; i < 12; i++)
-                keep_least(&lanes[i % 3], values[i], _mm256_set1_epi32((int)(code + i / 3)));
+            keep_least_of_four(lanes, values, (int)code);
         }
         for (; code < n_codes; code++) {
             one_codeword(group, codebook + code * dsub, half_norms[code], dsub, values);
@@ -524,7 +541,7 @@ void plm_simd_avx2(struct plm_kernels *table)
     table->nearest = avx2_nearest;
     table->values = avx2_values;
     table->pack_rows = avx2_pack_rows;
-    table->pq_nearest = avx2_pq_nearest;
+    table->pq_nearest = plm_avx2_pq_nearest;
     table->pq_pack = avx2_pq_pack;
     table->sq_encode = avx2_sq_encode;
     table->min_max = avx2_min_max;
