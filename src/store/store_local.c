@@ -626,27 +626,40 @@ static enum plm_code local_delete_tree(struct plm_store *store, const char *dir,
 
 /* ---- big objects ---------------------------------------------------------------------- */
 
+/* Without fallocate(2), the next best: is there room now? (glibc's posix_fallocate() would
+ * touch every block of a file of any size instead.) */
+static int reserve_by_size(int fd, uint64_t size_bytes, uint64_t free_bytes)
+{
+    if (size_bytes > free_bytes)
+        return ENOSPC;
+    return ftruncate(fd, (off_t)size_bytes) == 0 ? 0 : errno;
+}
+
 /* All blocks now, so that a full disk shows before hours of work. */
 static enum plm_code preallocate(struct plm_ctx *ctx, int fd, const char *path,
                                  uint64_t size_bytes, struct plm_err *err)
 {
     enum plm_code rc = plm_check_io_fault(ctx, err);
     struct statvfs fs;
-    int why;
+    uint64_t free_bytes = UINT64_MAX; /* unknown */
+    int why = 0;
 
-    if (rc)
+    if (rc || size_bytes == 0)
         return rc;
     if (size_bytes > INT64_MAX)
         return plm_fail(err, PLM_ARG, "%s: %" PRIu64 " bytes are more than a file can hold", path,
                         size_bytes);
+    if (fstatvfs(fd, &fs) == 0)
+        free_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_frsize;
     do
-        why = size_bytes ? posix_fallocate(fd, 0, (off_t)size_bytes) : 0;
+        why = fallocate(fd, 0, 0, (off_t)size_bytes) == 0 ? 0 : errno;
     while (why == EINTR);
-    if (why == ENOSPC && fstatvfs(fd, &fs) == 0)
-        return plm_fail_errno(err, why, "%s: needs %" PRIu64 " bytes, but %" PRIu64 " are free",
-                              path, size_bytes, (uint64_t)fs.f_bavail * (uint64_t)fs.f_frsize);
+    if (why == EOPNOTSUPP || why == ENOSYS)
+        why = reserve_by_size(fd, size_bytes, free_bytes);
     if (why)
-        return plm_fail_errno(err, why, "%s: cannot reserve %" PRIu64 " bytes", path, size_bytes);
+        return plm_fail_errno(err, why,
+                              "%s: cannot reserve %" PRIu64 " bytes, %" PRIu64 " are free", path,
+                              size_bytes, free_bytes);
     return PLM_OK;
 }
 
