@@ -16,6 +16,7 @@ struct plm_field {
     int32_t id, parent_id;
     char *name, *logical_type;
     bool nullable;
+    bool is_packed; /* a struct stored as one column: its children have none of their own */
 };
 
 struct plm_data_file {
@@ -50,6 +51,7 @@ struct plm_base_path {
     uint32_t id;
     bool is_dataset_root;
     char *path;
+    struct plm_store *store; /* NULL until first used */
 };
 
 struct plm_index_file {
@@ -82,8 +84,11 @@ struct plm_index_meta {
 #define PLM_FLAG_NO_TXN_FILE 32u
 #define PLM_FLAGS_KNOWN (1u | 2u | 4u | 8u | 16u | 32u | 256u | 2048u)
 
+struct plm_arena_block;
+
 struct plm_manifest {
     struct plm_ctx *ctx;
+    struct plm_arena_block *arena; /* holds everything parsed */
     struct plm_store *store;  /* the branch's root (borrowed or owned_store) */
     struct plm_store *owned_store;
     char *file_name;          /* below _versions/ */

@@ -1,0 +1,86 @@
+/* manifest_impl.h - what the files that read manifests and transactions share.
+ * For src/lance only.
+ *
+ * Memory   everything parsed lies in the manifest's arena: a table of a million fragments
+ *          is a few large blocks, and a parse that fails halfway leaves nothing to sort out.
+ */
+#ifndef PLM_MANIFEST_IMPL_H
+#define PLM_MANIFEST_IMPL_H
+
+#include "lance/manifest.h"
+#include "lance/wire.h"
+
+#define PLM_MANIFEST_BYTES_MAX ((size_t)1 << 30)
+#define PLM_VERSIONS_DIR "_versions"
+#define PLM_TRANSACTIONS_DIR "_transactions"
+
+/* ---- arena ------------------------------------------------------------------- */
+
+/* *out = n zeroed items of `each` bytes, 16-byte aligned, that live until the reset. */
+PLM_MUST_CHECK enum plm_code
+plm_arena_alloc(struct plm_ctx *ctx, struct plm_arena_block **arena, void *out, size_t n,
+                size_t each, struct plm_err *err);
+void plm_arena_reset(struct plm_ctx *ctx, struct plm_arena_block **arena);
+
+/* A loop over the fields of a message, in a function with `rc`, `err` and `done:`; the body
+ * sees `field`. Follow it with PLM_TRY(rc): it also ends at the first malformed byte. */
+#define PLM_PB_EACH(message)                                                             \
+    struct plm_pb pb = plm_pb_of(message);                                               \
+    struct plm_pb_field field;                                                           \
+    bool more = true;                                                                    \
+    for (rc = plm_pb_next(&pb, &field, &more, err); rc == PLM_OK && more;                \
+         rc = plm_pb_next(&pb, &field, &more, err))
+
+/* ---- protobuf values ---------------------------------------------------------- */
+
+/* Each checks the wire type and the range; PLM_CORRUPT names the field number. */
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_u64(const struct plm_pb_field *field, uint64_t *out, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_u32(const struct plm_pb_field *field, uint32_t *out, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_i32(const struct plm_pb_field *field, int32_t *out, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_bool(const struct plm_pb_field *field, bool *out, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_view(const struct plm_pb_field *field, struct plm_view *out, struct plm_err *err);
+/* A NUL-terminated copy in the arena; a NUL inside is PLM_CORRUPT. */
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field, char **out,
+                struct plm_err *err);
+/* Repeated int32 into the arena. */
+PLM_MUST_CHECK enum plm_code
+plm_pb_get_i32s(struct plm_manifest *manifest, const struct plm_u64s *values, int32_t **out,
+                struct plm_err *err);
+/* How often field `number` occurs in the message. */
+PLM_MUST_CHECK enum plm_code
+plm_pb_count(struct plm_view message, uint32_t number, size_t *n, struct plm_err *err);
+
+/* ---- pieces of a manifest file -------------------------------------------------- */
+
+/* The Manifest message of a whole manifest file, by its footer. */
+PLM_MUST_CHECK enum plm_code
+plm_manifest_split(struct plm_view file, struct plm_view *message, struct plm_err *err);
+/* The length-prefixed message at offset `at`; `what` names it in messages. */
+PLM_MUST_CHECK enum plm_code
+plm_manifest_section(struct plm_view file, uint64_t at, const char *what, struct plm_view *out,
+                     struct plm_err *err);
+/* Parses manifest->index_section into manifest->indices. */
+PLM_MUST_CHECK enum plm_code
+plm_index_section_read(struct plm_manifest *manifest, struct plm_err *err);
+/* PLM_UNSUPPORTED that names the flags outside PLM_FLAGS_KNOWN; kind "reader" or "writer". */
+PLM_MUST_CHECK enum plm_code
+plm_flags_check(uint64_t flags, const char *kind, struct plm_err *err);
+
+/* ---- finding versions ------------------------------------------------------------ */
+
+/* Newest version and its naming scheme. */
+PLM_MUST_CHECK enum plm_code
+plm_versions_latest(struct plm_store *store, uint64_t *version, bool *is_v1_naming,
+                    struct plm_err *err);
+/* The manifest file of a version into `raw` (initialised here), and its name. */
+PLM_MUST_CHECK enum plm_code
+plm_manifest_get(struct plm_store *store, uint64_t version, bool is_v1_naming,
+                 struct plm_buf *raw, struct plm_err *err);
+
+#endif
