@@ -206,15 +206,13 @@ def usable_rows(dataset, column="vec", metric="l2", fragments=None):
     quoted = ".".join(f"`{part}`" for part in column.replace("`", "").split("."))
     data = dataset.scanner(columns={"v": quoted}, with_row_id=True, fragments=fragments).to_table().combine_chunks()
     ids = data["_rowid"].to_numpy()
-    vectors = data["v"].combine_chunks() if data.num_rows else data["v"]
     dim = data.schema.field("v").type.list_size
-    null = np.asarray(vectors.is_null()).astype(bool) if data.num_rows else np.zeros(0, bool)
-    matrix = np.zeros((data.num_rows, dim))
-    for at, row in enumerate(vectors.to_pylist()):  # null elements are only visible this way
-        if row is None or any(x is None for x in row):
-            null[at] = True
-        else:
-            matrix[at] = row
+    vectors = data["v"].chunk(0)
+    elements = vectors.values.slice(vectors.offset * dim, data.num_rows * dim)
+    null_elements = np.asarray(elements.is_null()).reshape(-1, dim)
+    null = np.asarray(vectors.is_null()) | null_elements.any(axis=1)
+    matrix = elements.to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, dim)
+    matrix[null] = 0
     finite = np.isfinite(matrix).all(axis=1)
     zero = (metric == "cosine") & finite & ~null & ~matrix.any(axis=1)
     keep = ~null & finite & ~zero
