@@ -1,6 +1,6 @@
 # What the library links: every name is a Debian 12 package.
 #   jansson  JSON            xxhash   checksums         zstd, lz4  compressed buffers
-#   roaring  bitmaps         curl, OpenSSL  the S3 store only
+#   roaring  bitmaps         curl, OpenSSL, expat  the S3 store only
 find_package(Threads REQUIRED)
 
 set(PILUM_LIBS m)
@@ -21,4 +21,5 @@ pilum_need(roaring roaring/roaring.h libroaring-dev)
 if(PILUM_S3)
   pilum_need(curl curl/curl.h libcurl4-openssl-dev)
   pilum_need(crypto openssl/hmac.h libssl-dev)
+  pilum_need(expat expat.h libexpat1-dev)
 endif()

@@ -12,7 +12,7 @@ python=${PYTHON:-python3}
 
 packages=(gcc libc6-dev cmake ninja-build pkg-config ca-certificates
     libjansson-dev libxxhash-dev libzstd-dev liblz4-dev libroaring-dev
-    libcurl4-openssl-dev libssl-dev)
+    libcurl4-openssl-dev libssl-dev libexpat1-dev)
 requirements=
 case $what in
 build) ;;

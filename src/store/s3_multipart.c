@@ -1,0 +1,327 @@
+/* s3_multipart.c - a big object from parts, written by several threads or processes.
+ *
+ * The token is "s3:<upload id>:<key>", both percent-encoded. What the parts are is asked from
+ * S3 at the end, so nobody has to carry their tags around.
+ */
+#ifdef PLM_WITH_S3
+
+#include "store/s3.h"
+#include "store/s3_xml.h"
+
+#define PART_BYTES_MIN ((uint64_t)5 << 20)
+
+struct s3_writer {
+    struct plm_writer base;
+    char *upload_id;
+    char key[PLM_S3_KEY_BYTES_MAX + 1];
+};
+
+static struct plm_s3 *s3_of(struct s3_writer *w)
+{
+    return (struct plm_s3 *)w->base.store;
+}
+
+static void request_of(const struct s3_writer *w, const char *method, struct plm_s3_request *q)
+{
+    *q = (struct plm_s3_request){.method = method, .n_query = 1,
+                                 .query = {{"uploadId", w->upload_id}}};
+    memcpy(q->key, w->key, sizeof q->key);
+}
+
+static void free_writer(struct s3_writer *w)
+{
+    struct plm_ctx *ctx;
+
+    if (w == NULL)
+        return;
+    ctx = w->base.store->ctx;
+    plm_free(ctx, w->upload_id);
+    plm_free(ctx, w->base.name);
+    plm_free(ctx, w);
+}
+
+static enum plm_code abort_upload(struct s3_writer *w, struct plm_err *err)
+{
+    struct plm_s3_request q;
+    enum plm_code rc;
+
+    request_of(w, "DELETE", &q);
+    rc = plm_s3_one(&s3_of(w)->client, &q, err);
+    return rc == PLM_NOT_FOUND ? PLM_OK : rc;
+}
+
+/* ---- the token ----------------------------------------------------------------- */
+
+static enum plm_code make_token(const struct s3_writer *w, char **out, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_ctx *ctx = w->base.store->ctx;
+    struct plm_buf text;
+
+    plm_buf_init(&text, ctx, 16 << 10);
+    PLM_TRY(plm_buf_add(&text, "s3:", 3, err));
+    PLM_TRY(plm_s3_encode(&text, w->upload_id, false, err));
+    PLM_TRY(plm_buf_add(&text, ":", 1, err));
+    PLM_TRY(plm_s3_encode(&text, w->key, false, err));
+    PLM_TRY(plm_strndup(ctx, (const char *)text.data, text.len, out, err));
+done:
+    plm_buf_reset(&text);
+    return rc;
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The upload id inside a token, decoded; only its own making is accepted. */
+static enum plm_code read_token(struct s3_writer *w, const char *token, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    char *again = NULL, *to;
+    size_t n = strncmp(token, "s3:", 3) == 0 ? strcspn(token + 3, ":") : 0;
+
+    PLM_TRY(plm_strndup(w->base.store->ctx, token + (n ? 3 : 0), n, &w->upload_id, err));
+    to = w->upload_id;
+    for (const char *p = w->upload_id; *p; p++) {
+        int high = *p == '%' ? hex_digit(p[1]) : -1;
+        int low = high < 0 ? -1 : hex_digit(p[2]);
+
+        *to++ = low < 0 ? *p : (char)(high * 16 + low);
+        p += low < 0 ? 0 : 2;
+    }
+    *to = 0;
+    PLM_TRY(make_token(w, &again, err));
+    if (n == 0 || strcmp(again, token) != 0)
+        PLM_TRY(plm_fail(err, PLM_ARG, "%s: the token \"%.100s\" is not of an upload to this object",
+                         w->base.name, token));
+done:
+    plm_free(w->base.store->ctx, again);
+    return rc;
+}
+
+/* ---- calls ---------------------------------------------------------------------- */
+
+static enum plm_code begin_upload(struct s3_writer *w, struct plm_err *err)
+{
+    struct plm_ctx *ctx = w->base.store->ctx;
+    enum plm_code rc = PLM_OK;
+    struct plm_buf xml;
+    struct plm_s3_request q = {.method = "POST", .into = &xml, .n_query = 1, .query = {{"uploads", ""}}};
+
+    plm_buf_init(&xml, ctx, 64 << 10);
+    memcpy(q.key, w->key, sizeof q.key);
+    PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
+    rc = plm_s3_xml_upload(ctx, xml.data, xml.len, &w->upload_id, err);
+    if (rc)
+        rc = plm_wrap(err, rc, "%s: start of a multipart upload", w->base.name);
+done:
+    plm_buf_reset(&xml);
+    return rc;
+}
+
+enum plm_code plm_s3_writer_open(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                 const char *token, char **token_out, struct plm_writer **out,
+                                 struct plm_err *err)
+{
+    struct plm_s3 *s3 = (struct plm_s3 *)store;
+    enum plm_code rc = PLM_OK;
+    struct s3_writer *w = NULL;
+    struct plm_s3_request q = {0}; /* for its key */
+    char *fresh = NULL;
+
+    PLM_TRY(plm_calloc(store->ctx, &w, 1, sizeof *w, err));
+    w->base.store = store;
+    w->base.size_bytes = size_bytes;
+    PLM_TRY(plm_s3_key(s3, path, &q, err));
+    memcpy(w->key, q.key, sizeof w->key);
+    PLM_TRY(plm_format(store->ctx, &w->base.name, err, "s3://%s/%s", s3->client.config.bucket, q.key));
+    if (token)
+        PLM_TRY(read_token(w, token, err));
+    else
+        PLM_TRY(begin_upload(w, err));
+    if (token_out) {
+        rc = make_token(w, &fresh, err);
+        if (rc && !token)
+            (void)!abort_upload(w, NULL); /* nobody could ever name it again */
+        PLM_TRY(rc);
+        *token_out = fresh;
+    }
+    *out = &w->base;
+    w = NULL;
+done:
+    free_writer(w);
+    return rc;
+}
+
+enum plm_code plm_s3_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset,
+                                  const void *bytes, size_t n, struct plm_err *err)
+{
+    struct s3_writer *w = (struct s3_writer *)writer;
+    struct plm_s3_request q;
+    char number[16];
+
+    if (n < PART_BYTES_MIN && offset + n != writer->size_bytes)
+        return plm_fail(err, PLM_ARG, "%s: part %u has %zu bytes, every part but the last needs 5 MiB",
+                        writer->name, part, n);
+    snprintf(number, sizeof number, "%u", part);
+    request_of(w, "PUT", &q);
+    q.query[q.n_query++] = (struct plm_s3_pair){"partNumber", number};
+    q.body = bytes;
+    q.body_bytes = n;
+    return plm_s3_one(&s3_of(w)->client, &q, err);
+}
+
+/* All parts S3 has; together they must be the whole object. */
+static enum plm_code list_parts(struct s3_writer *w, struct plm_s3_parts *parts, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_buf xml;
+    uint64_t sum = 0;
+    char marker[16];
+
+    plm_buf_init(&xml, parts->ctx, 8 << 20);
+    do {
+        struct plm_s3_request q;
+
+        xml.len = 0;
+        request_of(w, "GET", &q);
+        q.into = &xml;
+        q.is_list = true;
+        snprintf(marker, sizeof marker, "%u", parts->next_marker);
+        if (parts->n > 0)
+            q.query[q.n_query++] = (struct plm_s3_pair){"part-number-marker", marker};
+        PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
+        rc = plm_s3_xml_parts(xml.data, xml.len, parts, err);
+        if (rc)
+            PLM_TRY(plm_wrap(err, rc, "%s: parts of the upload", w->base.name));
+    } while (parts->truncated);
+    for (size_t i = 0; i < parts->n; i++)
+        sum += parts->items[i].size_bytes; /* at most 10000: cannot wrap below the true size */
+    if (sum != w->base.size_bytes)
+        PLM_TRY(plm_fail(err, PLM_IO, "%s: the %zu parts written hold %" PRIu64 " bytes, expected %" PRIu64,
+                         w->base.name, parts->n, sum, w->base.size_bytes));
+done:
+    plm_buf_reset(&xml);
+    return rc;
+}
+
+/* Text for XML; tags come with their quotes. */
+static enum plm_code add_escaped(struct plm_buf *xml, const char *text, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    for (const char *p = text; *p; p++) {
+        const char *as = *p == '&' ? "&amp;" : *p == '<' ? "&lt;" : *p == '>' ? "&gt;" : NULL;
+
+        PLM_TRY(as ? plm_buf_add(xml, as, strlen(as), err) : plm_buf_add(xml, p, 1, err));
+    }
+done:
+    return rc;
+}
+
+static enum plm_code make_manifest(const struct plm_s3_parts *parts, struct plm_buf *xml,
+                                   struct plm_err *err)
+{
+    static const char head[] = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+    static const char tail[] = "</CompleteMultipartUpload>";
+    enum plm_code rc = PLM_OK;
+    char line[80];
+
+    PLM_TRY(plm_buf_add(xml, head, sizeof head - 1, err));
+    for (size_t i = 0; i < parts->n; i++) {
+        int n = snprintf(line, sizeof line, "<Part><PartNumber>%u</PartNumber><ETag>",
+                         parts->items[i].number);
+
+        PLM_TRY(plm_buf_add(xml, line, (size_t)n, err));
+        PLM_TRY(add_escaped(xml, parts->items[i].etag, err));
+        PLM_TRY(plm_buf_add(xml, "</ETag></Part>", 14, err));
+    }
+    PLM_TRY(plm_buf_add(xml, tail, sizeof tail - 1, err));
+done:
+    return rc;
+}
+
+/* The upload is gone after a try whose answer was lost: was it that try's doing? */
+static enum plm_code is_complete(struct s3_writer *w, size_t n_parts, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_s3_request q = {.method = "HEAD"};
+    char suffix[24];
+    size_t n, tag;
+
+    memcpy(q.key, w->key, sizeof q.key);
+    PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
+    n = (size_t)snprintf(suffix, sizeof suffix, "-%zu\"", n_parts);
+    tag = strlen(q.reply.etag);
+    if (!q.reply.has_length || q.reply.length != w->base.size_bytes || tag < n ||
+        strcmp(q.reply.etag + tag - n, suffix) != 0)
+        PLM_TRY(plm_fail(err, PLM_IO, "%s: the upload is gone and the object there is another one",
+                         w->base.name));
+done:
+    return rc;
+}
+
+static enum plm_code complete(struct s3_writer *w, const struct plm_s3_parts *parts,
+                              struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_buf body, answer;
+    struct plm_s3_request q;
+
+    plm_buf_init(&body, parts->ctx, 4 << 20);
+    plm_buf_init(&answer, parts->ctx, 1 << 20);
+    PLM_TRY(make_manifest(parts, &body, err));
+    request_of(w, "POST", &q);
+    q.body = body.data;
+    q.body_bytes = body.len;
+    q.into = &answer;
+    q.error_in_200 = q.slow_answer = true;
+    rc = plm_s3_one(&s3_of(w)->client, &q, err);
+    if (rc == PLM_NOT_FOUND && q.unsure)
+        rc = is_complete(w, parts->n, err);
+done:
+    plm_buf_reset(&body);
+    plm_buf_reset(&answer);
+    return rc;
+}
+
+/* S3 has no multipart upload of nothing: an empty object is a plain PUT. */
+static enum plm_code finish_empty(struct s3_writer *w, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_s3_request q = {.method = "PUT"};
+
+    memcpy(q.key, w->key, sizeof q.key);
+    PLM_TRY(abort_upload(w, err));
+    PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
+done:
+    return rc;
+}
+
+enum plm_code plm_s3_writer_finish(struct plm_writer *writer, struct plm_err *err)
+{
+    struct s3_writer *w = (struct s3_writer *)writer;
+    enum plm_code rc = PLM_OK;
+    struct plm_s3_parts parts = {.ctx = writer->store->ctx};
+
+    if (writer->size_bytes == 0)
+        return finish_empty(w, err);
+    PLM_TRY(list_parts(w, &parts, err));
+    PLM_TRY(complete(w, &parts, err));
+done:
+    plm_free(parts.ctx, parts.items);
+    return rc;
+}
+
+void plm_s3_writer_close(struct plm_writer *writer, bool remove)
+{
+    struct s3_writer *w = (struct s3_writer *)writer;
+    struct plm_err err;
+
+    if (w && remove && abort_upload(w, &err) != PLM_OK)
+        plm_warn(writer->store->ctx, "%s: unfinished upload stays behind: %s", writer->name, err.message);
+    free_writer(w);
+}
+
+#endif
