@@ -1,0 +1,203 @@
+/* human_table.c - plan, inspect, verify, gc and version for a person. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/human.h"
+
+/* ---- plan ---------------------------------------------------------------------------------- */
+
+static void print_estimate(FILE *to, const json_t *root)
+{
+    static const char *const phases[] = {"plan",   "train",  "encode", "merge",
+                                         "verify", "commit", "total"};
+    static const struct {
+        const char *key, *text;
+    } sizes[] = {{"peak_rss_bytes", "memory"}, {"bytes_read", "read"}, {"bytes_written", "written"}};
+    char path[64];
+
+    fprintf(to, "%sestimate%s\n", plm_bold(to), plm_plain(to));
+    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
+        snprintf(path, sizeof(path), "plan.%s", phases[i]);
+        if (!plm_has_number(root, path))
+            snprintf(path, sizeof(path), "plan.seconds.%s", phases[i]);
+        if (plm_has_number(root, path))
+            fprintf(to, "  %-8s %12s\n", phases[i], plm_text_seconds(plm_number_at(root, path)).s);
+    }
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        snprintf(path, sizeof(path), "plan.%s", sizes[i].key);
+        if (!plm_has_number(root, path))
+            snprintf(path, sizeof(path), "plan.resources.%s", sizes[i].key);
+        if (plm_has_number(root, path))
+            fprintf(to, "  %-8s %12s\n", sizes[i].text,
+                    plm_text_bytes(plm_number_at(root, path)).s);
+    }
+}
+
+bool plm_human_plan(FILE *to, const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL), *note;
+    size_t i;
+
+    if (!root)
+        return false;
+    fprintf(to, "%s%s%s, %s, %s\n", plm_bold(to), plm_string_at(root, "index.name"), plm_plain(to),
+            plm_string_at(root, "index.type"), plm_string_at(root, "index.metric"));
+    fprintf(to, "  %-14s %s\n", "rows", plm_text_count(plm_number_at(root, "rows.total")).s);
+    fprintf(to, "  %-14s %s\n", "partitions",
+            plm_text_count(plm_number_at(root, "index.num_partitions")).s);
+    if (plm_has_number(root, "index.num_sub_vectors"))
+        fprintf(to, "  %-14s %s of %.0f bits\n", "sub-vectors",
+                plm_text_count(plm_number_at(root, "index.num_sub_vectors")).s,
+                plm_number_at(root, "index.num_bits"));
+    fprintf(to, "  %-14s %s\n", "tasks", plm_text_count(plm_number_at(root, "tasks")).s);
+    print_estimate(to, root);
+    json_array_foreach (plm_at(root, "notes"), i, note)
+        if (json_is_string(note))
+            fprintf(to, "note: %s\n", json_string_value(note));
+    json_decref(root);
+    return true;
+}
+
+/* ---- inspect --------------------------------------------------------------------------------- */
+
+static void print_segment(FILE *to, const json_t *segment)
+{
+    const json_t *partitions = plm_at(segment, "partitions");
+
+    fprintf(to, "  segment %s, %zu fragments", plm_string_at(segment, "uuid"),
+            json_array_size(plm_at(segment, "fragments")));
+    if (!json_is_object(partitions)) {
+        fputc('\n', to);
+        return;
+    }
+    fprintf(to, ", %s rows in %s partitions (mean %s, largest %s, empty %s, cv %.2f)\n",
+            plm_text_count(plm_number_at(segment, "rows")).s,
+            plm_text_count(plm_number_at(partitions, "count")).s,
+            plm_text_count(plm_number_at(partitions, "mean")).s,
+            plm_text_count(plm_number_at(partitions, "max")).s,
+            plm_text_count(plm_number_at(partitions, "empty")).s, plm_number_at(partitions, "cv"));
+    plm_print_histogram(to, plm_at(partitions, "sizes"));
+}
+
+static void print_index(FILE *to, const json_t *index)
+{
+    size_t i;
+    json_t *segment;
+
+    fprintf(to, "\n%s%s%s  %s on %s", plm_bold(to), plm_string_at(index, "name"), plm_plain(to),
+            plm_string_at(index, "type"), plm_string_at(index, "column"));
+    if (json_is_string(plm_at(index, "metric")))
+        fprintf(to, ", %s", plm_string_at(index, "metric"));
+    if (plm_has_number(index, "num_sub_vectors"))
+        fprintf(to, ", %.0f sub-vectors of %.0f bits", plm_number_at(index, "num_sub_vectors"),
+                plm_number_at(index, "num_bits"));
+    if (plm_number_at(index, "fragments_unindexed") > 0)
+        fprintf(to, ", %.0f fragments not covered", plm_number_at(index, "fragments_unindexed"));
+    fputc('\n', to);
+    json_array_foreach (plm_at(index, "segments"), i, segment)
+        print_segment(to, segment);
+}
+
+bool plm_human_inspect(FILE *to, const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL), *item;
+    size_t i;
+
+    if (!root)
+        return false;
+    fprintf(to, "%s%s%s, version %.0f: %s rows in %s fragments\n", plm_bold(to),
+            plm_string_at(root, "table"), plm_plain(to), plm_number_at(root, "version"),
+            plm_text_count(plm_number_at(root, "rows")).s,
+            plm_text_count(plm_number_at(root, "fragments")).s);
+    json_array_foreach (plm_at(root, "columns"), i, item)
+        fprintf(to, "  %-24s %s\n", plm_string_at(item, "name"), plm_string_at(item, "type"));
+    json_array_foreach (plm_at(root, "indexes"), i, item)
+        print_index(to, item);
+    if (json_array_size(plm_at(root, "indexes")) == 0)
+        fprintf(to, "no index\n");
+    json_decref(root);
+    return true;
+}
+
+/* ---- verify, gc, version ----------------------------------------------------------------------- */
+
+/* Values of an object on one line: kind=..., rowid=..., ... */
+static void print_object(FILE *to, const json_t *object)
+{
+    const char *key;
+    json_t *value;
+
+    fprintf(to, " ");
+    json_object_foreach ((json_t *)(uintptr_t)object, key, value) {
+        if (json_is_string(value))
+            fprintf(to, " %s=%s", key, json_string_value(value));
+        else if (json_is_integer(value))
+            fprintf(to, " %s=%lld", key, (long long)json_integer_value(value));
+        else if (json_is_number(value))
+            fprintf(to, " %s=%g", key, json_number_value(value));
+        else if (json_is_boolean(value))
+            fprintf(to, " %s=%s", key, json_is_true(value) ? "yes" : "no");
+    }
+    fputc('\n', to);
+}
+
+bool plm_human_verify(FILE *to, const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL), *problem;
+    const json_t *index;
+    size_t i;
+
+    if (!root)
+        return false;
+    index = plm_at(root, "index");
+    fprintf(to, "%s%s%s: %s rows checked, %s misfiled, %zu problems\n", plm_bold(to),
+            json_is_string(index) ? json_string_value(index) : plm_string_at(index, "name"),
+            plm_plain(to), plm_text_count(plm_number_at(root, "checked_rows")).s,
+            plm_text_count(plm_number_at(root, "misfiled")).s,
+            json_array_size(plm_at(root, "problems")));
+    json_array_foreach (plm_at(root, "problems"), i, problem)
+        print_object(to, problem);
+    plm_print_recall(to, plm_at(root, "recall_at_10"));
+    json_decref(root);
+    return true;
+}
+
+bool plm_human_gc(FILE *to, const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL), *job;
+    const json_t *jobs = plm_at(root, "jobs");
+    size_t i;
+
+    if (!json_is_array(jobs)) {
+        json_decref(root);
+        return false;
+    }
+    if (json_array_size(jobs) == 0)
+        fprintf(to, "no stale job directories\n");
+    json_array_foreach (jobs, i, job)
+        print_object(to, job);
+    json_decref(root);
+    return true;
+}
+
+bool plm_human_version(FILE *to, const char *json, bool verbose)
+{
+    json_t *root = json_loads(json, 0, NULL), *value;
+    const char *key;
+
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return false;
+    }
+    fprintf(to, "pilum %s\n", plm_string_at(root, "pilum"));
+    json_object_foreach (root, key, value) {
+        if (!verbose || strcmp(key, "pilum") == 0)
+            continue;
+        char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY);
+        fprintf(to, "  %-12s %s\n", key, text ? text : json_string_value(value));
+        free(text);
+    }
+    json_decref(root);
+    return true;
+}
