@@ -405,6 +405,88 @@ static void names_what_an_arrow_file_may_not_be(void **state)
     plm_buf_reset(&buf);
 }
 
+/* Files that Arrow's own writer made: stock Lance writes none of them, other tools may. */
+static void reads_other_shapes_of_arrow_files(void **state)
+{
+    (void)state;
+    expect_deleted(plm_arrow_read_u32, "deletion-two-batches.arrow", 4, 4, 12, 0);
+    expect_deleted(plm_arrow_read_u32, "deletion-plain.arrow", 67, 67, 3 * 67 * 33, 5);
+
+    struct plm_buf buf;
+    uint32_t *values = NULL;
+    size_t n = 9;
+
+    read_good("deletion-empty.arrow", &buf);
+    assert_int_equal(plm_arrow_read_u32(ctx, view(buf.data, buf.len), 0, &values, &n, NULL), PLM_OK);
+    assert_int_equal(n, 0);
+    plm_free(ctx, values);
+    plm_buf_reset(&buf);
+}
+
+static void refuses_other_columns_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        enum plm_code code;
+        const char *part;
+    } cases[] = {
+        {"deletion-int32.arrow", PLM_UNSUPPORTED, "column of int32, expected uint32"},
+        {"deletion-uint64.arrow", PLM_UNSUPPORTED, "column of uint64, expected uint32"},
+        {"deletion-float.arrow", PLM_UNSUPPORTED, "type 3, expected plain uint32"},
+        {"deletion-two-columns.arrow", PLM_UNSUPPORTED, "2 columns, expected 1"},
+        {"deletion-lz4.arrow", PLM_UNSUPPORTED, "LZ4 compression, expected ZSTD"},
+        {"deletion-nulls.arrow", PLM_CORRUPT, "nulls in the column"},
+        {"deletion-dictionary.arrow", PLM_UNSUPPORTED, "dictionary"},
+        {"deletion-legacy.arrow", PLM_UNSUPPORTED, "without continuation mark"},
+    };
+    struct plm_store *bad = NULL;
+
+    assert_int_equal(plm_store_open(ctx, PLM_TEST_SOURCE_DIR "/tests/format/bad", NULL, &bad, NULL), PLM_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct plm_err err = {0};
+        struct plm_buf buf;
+        uint32_t *values = NULL;
+        size_t n = 0;
+
+        plm_buf_init(&buf, ctx, 10000);
+        assert_int_equal(plm_store_get(bad, cases[i].name, &buf, NULL), PLM_OK);
+        assert_int_equal(plm_arrow_read_u32(ctx, view(buf.data, buf.len), 1000, &values, &n, &err),
+                         cases[i].code);
+        expect_message(&err, cases[i].code, cases[i].part);
+        assert_null(values);
+        plm_buf_reset(&buf);
+    }
+    plm_store_close(bad);
+}
+
+/* The Buffer of the values: they must lie within their record batch, whatever follows it. */
+static void a_buffer_stays_in_its_record_batch(void **state)
+{
+    (void)state;
+    struct plm_buf buf;
+    struct plm_err err = {0};
+    uint32_t *values = NULL;
+    size_t n = 0;
+
+    read_good("deletion-plain.arrow", &buf);
+    /* (offset 0, length 268) of the values; the body is 320 bytes in 64-byte steps */
+    uint8_t *at = find(&buf, "\0\0\0\0\0\0\0\0\x0c\x01\0\0\0\0\0\0", 16);
+    static const struct {
+        uint64_t offset, length;
+    } bad[] = {{100, 268}, {0, 1000}, {0, 267}, {UINT64_MAX, 268}, {321, 0}, {0, UINT64_MAX}};
+
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        plm_put_le64(at, bad[i].offset);
+        plm_put_le64(at + 8, bad[i].length);
+        assert_int_equal(plm_arrow_read_u32(ctx, view(buf.data, buf.len), 1000, &values, &n, &err),
+                         PLM_CORRUPT);
+        expect_message(&err, PLM_CORRUPT, bad[i].length == 267 ? "buffer shorter than its rows"
+                                                              : "buffer outside its record batch");
+    }
+    plm_buf_reset(&buf);
+}
+
 /* ---- row maps ----------------------------------------------------------------------------- */
 
 /* A table of one fragment with number 3. */
@@ -831,6 +913,9 @@ int main(void)
         cmocka_unit_test(reads_deletion_files_of_stock_lance),
         cmocka_unit_test(survives_broken_deletion_files),
         cmocka_unit_test(names_what_an_arrow_file_may_not_be),
+        cmocka_unit_test(reads_other_shapes_of_arrow_files),
+        cmocka_unit_test(refuses_other_columns_by_name),
+        cmocka_unit_test(a_buffer_stays_in_its_record_batch),
         cmocka_unit_test(addresses_need_no_memory),
         cmocka_unit_test(refuses_fragments_beyond_32_bits),
         cmocka_unit_test(loads_deletions),
