@@ -34,12 +34,15 @@ if [ -n "$requirements" ] && [ ! -x .venv/bin/python ] &&
     packages+=(python3-venv)
 fi
 
-# Prints the packages of the list that dpkg does not know as installed.
+# The packages of the list that dpkg does not know as installed. No process substitution here:
+# its /dev/fd is missing where /proc is, as in a bare chroot.
 missing_packages() {
-    local installed
-    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null |
-        sed -n 's/^installed //p') || true
-    comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(sort -u <<<"$installed")
+    local installed package
+    installed=" $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null |
+        sed -n 's/^installed //p' | tr '\n' ' ')" || true
+    for package in "${packages[@]}"; do
+        [[ $installed == *" $package "* ]] || printf '%s ' "$package"
+    done
 }
 
 install_packages() {
@@ -67,9 +70,10 @@ if ! command -v dpkg-query >/dev/null; then
     echo "setup: not a Debian system; these packages, or what your system calls them, are needed:" >&2
     echo "  ${packages[*]}" >&2
 else
-    mapfile -t missing < <(missing_packages)
-    if [ ${#missing[@]} -gt 0 ] && [ -n "${missing[0]}" ]; then
-        install_packages "${missing[@]}"
+    missing=$(missing_packages)
+    if [ -n "$missing" ]; then
+        read -ra missing_list <<<"$missing"
+        install_packages "${missing_list[@]}"
     fi
 fi
 
