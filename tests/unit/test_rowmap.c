@@ -83,6 +83,29 @@ static void torture(decode_fn *decode, struct plm_view bytes, size_t n_max, size
     free(copy);
 }
 
+/* Several bytes changed at once, many times over: small files only. */
+static void noise(decode_fn *decode, struct plm_view bytes, size_t n_max, uint64_t rounds)
+{
+    uint8_t *copy = malloc(bytes.len);
+
+    for (uint64_t round = 0; round < rounds; round++) {
+        uint32_t *values = NULL;
+        size_t n = 0;
+
+        memcpy(copy, bytes.data, bytes.len);
+        for (uint64_t k = 0; k <= round % 4; k++) {
+            uint64_t r = plm_mix64(round, k);
+
+            copy[r % bytes.len] = (uint8_t)(r >> 32 & 1 ? r >> 40 : r >> 33 & 1 ? 0xff : r >> 40 & 7);
+        }
+        enum plm_code rc = decode(ctx, view(copy, bytes.len), n_max, &values, &n, NULL);
+        assert_true(rc == PLM_OK || rc == PLM_CORRUPT || rc == PLM_UNSUPPORTED);
+        assert_true(rc == PLM_OK ? n <= n_max : values == NULL);
+        plm_free(ctx, values);
+    }
+    free(copy);
+}
+
 /* ---- Roaring -------------------------------------------------------------------------- */
 
 /* A set with arrays, bits and (for libroaring) runs. */
@@ -284,6 +307,7 @@ static void survives_broken_bitmaps(void **state)
 
         roaring_bitmap_portable_serialize(r, bytes);
         torture(plm_bitmap_decode, view(bytes, n), 1000, 1);
+        noise(plm_bitmap_decode, view(bytes, n), 100000, 20000);
         free(bytes);
         roaring_bitmap_free(r);
     }
@@ -338,6 +362,7 @@ static void survives_broken_deletion_files(void **state)
 
     read_good("deleted-7-of-100.arrow", &buf);
     torture(plm_arrow_read_u32, view(buf.data, buf.len), 100, 1);
+    noise(plm_arrow_read_u32, view(buf.data, buf.len), 100, 100000);
     plm_buf_reset(&buf);
     read_good("deleted-3000-of-9000.arrow", &buf);
     torture(plm_arrow_read_u32, view(buf.data, buf.len), 9000, 7);
