@@ -1,0 +1,209 @@
+/* build.h - the life of one build: plan, train, encode, merge, verify, commit.
+ *
+ * A build is a job: a directory of pieces, each a pure function of (plan, task number), so
+ * that any process can make any piece and a killed build carries on. This header is what the
+ * phases share; one file per phase implements it.
+ *
+ * Owns     a job owns its plan, model, stores and open source.
+ * Memory   the plan divides the context's budget: see struct plm_memory_plan.
+ * Threads  a phase runs its tasks with plm_parallel(); one job, one calling thread.
+ */
+#ifndef PLM_BUILD_H
+#define PLM_BUILD_H
+
+#include "cluster/sample.h"
+#include "core/core.h"
+#include "ivf/index.h"
+#include "lance/commit.h"
+#include "lance/manifest.h"
+#include "rows/source.h"
+#include "store/store.h"
+
+#define PLM_PROBE_QUERIES 64 /* rows whose true neighbours are kept, to measure recall */
+#define PLM_PROBE_K 10
+
+/* A range of live rows, encoded into one run. */
+struct plm_task {
+    uint64_t first, n;
+    uint32_t segment;
+};
+
+/* One segment of the index to be. */
+struct plm_segment_plan {
+    uint8_t uuid[16];
+    uint32_t *fragments; /* ascending ids */
+    size_t n_fragments;
+    uint64_t first_row, n_rows; /* live rows */
+    size_t first_task, n_tasks;
+};
+
+/* How the budget is divided; not part of what is built. */
+struct plm_memory_plan {
+    uint64_t smallest_bytes;   /* least budget that would do */
+    unsigned encode_threads, merge_threads;
+    size_t batch_rows;         /* rows read at once by each encoding thread */
+    uint64_t task_rows;        /* rows in a run */
+    size_t sample_bytes;       /* sample kept in memory up to this, else spilled */
+    size_t pq_group;           /* sub-vectors trained between two checkpoints */
+    uint64_t expected_bytes;   /* estimated peak */
+};
+
+/* Everything that was decided before the first row is read. */
+struct plm_plan {
+    struct plm_ctx *ctx;
+    /* what shapes the result */
+    char *column_path, *index_name;
+    enum plm_quantizer quantizer;
+    enum plm_metric metric;
+    uint64_t asked_partitions, asked_sub_vectors; /* 0 = not given */
+    uint32_t num_partitions, num_sub_vectors, num_bits, max_iters;
+    uint64_t sample_rate, seed;
+    uint64_t centroids_xxh3, codebook_xxh3; /* of given models, 0 = none */
+    bool has_fragments;
+    uint64_t *fragments; /* chosen ids, ascending; NULL = all */
+    size_t n_fragments;
+    bool replace;
+    /* what it was made from */
+    uint64_t version, manifest_xxh3;
+    struct plm_column column;
+    uint32_t file_major, file_minor;
+    uint64_t n_live, n_deleted, column_bytes;
+    uint64_t sample_rows;
+    /* how it is cut and named */
+    struct plm_segment_plan *segments;
+    size_t n_segments;
+    struct plm_task *tasks;
+    size_t n_tasks;
+    uint8_t transaction_uuid[16];
+    uint64_t created_at_ms;
+    char kernels[16];
+    char id[33]; /* of the job: hash of the options that shape the result, hex */
+    uint64_t budget_bytes;
+    struct plm_memory_plan memory;
+};
+
+/* Estimates, with the names of the report. */
+struct plm_estimate {
+    double plan, train, encode, merge, verify, commit, total; /* seconds */
+    uint64_t peak_rss_bytes, bytes_read, bytes_written, get, put, list;
+};
+
+/* What one encode task saw; kept in its run. */
+struct plm_run_stats {
+    uint64_t n, dropped[PLM_N_DROPS];
+    uint64_t hash_low, hash_high; /* commutative hash of the row ids */
+    __int128 loss;                /* in units of plm_loss_unit() */
+};
+
+/* A true neighbour of a probe query. */
+struct plm_neighbour {
+    uint64_t rowid;
+    double distance;
+};
+
+/* The queries by which recall is measured, drawn from the sample. */
+struct plm_probes {
+    size_t n;
+    float *vectors;   /* [n][dim] */
+    uint64_t *rowids; /* [n]: a query never counts as its own neighbour */
+};
+
+struct plm_seconds {
+    double plan, train, encode, merge, verify, commit;
+};
+
+struct plm_recall {
+    uint32_t nprobes;
+    double rows_scanned, recall;
+};
+#define PLM_RECALL_POINTS 12
+
+/* What verify found; see verify.c. */
+struct plm_findings {
+    uint64_t checked_rows, misfiled, n_problems;
+    void *problems;        /* json_t array */
+    uint32_t refine_factor;
+    struct plm_recall recall[PLM_RECALL_POINTS];
+    size_t n_recall;
+};
+
+struct plm_job {
+    struct plm_ctx *ctx;
+    struct plm_table_ref table;
+    struct plm_store *table_store; /* root of the table */
+    struct plm_store *root;   /* of the branch: == table_store on main */
+    struct plm_store *work;   /* the job's own directory, always local */
+    char *out_dir;            /* below root: where index files are assembled */
+    struct plm_lock *lock;
+    struct plm_manifest manifest;
+    struct plm_source source;
+    struct plm_plan plan;
+    struct plm_estimate estimate;
+    struct plm_model model;
+    struct plm_probes probes;
+    uint64_t trained_rows;
+    double loss_unit;
+    double *ivf_loss, *pq_error;
+    size_t n_ivf_loss, n_pq_error;
+    struct plm_run_stats totals;
+    uint32_t **lengths;       /* [segment][k] rows of each partition */
+    struct plm_neighbour *truth; /* [probes][PLM_PROBE_K] */
+    struct plm_new_segment *made; /* [segment] */
+    struct plm_findings findings;
+    struct plm_seconds seconds;
+    bool resumed;
+    uint64_t version_committed, rows_appended;
+};
+
+/* ---- the phases, in order; each does nothing that is already done -------------------- */
+
+/* plan.c: settles every option of an identified plan against the table; may be done again.
+ * Touches nothing. */
+PLM_MUST_CHECK enum plm_code
+plm_plan_make(struct plm_source *source, const struct plm_build_options *options,
+              struct plm_plan *plan, struct plm_err *err);
+void plm_plan_reset(struct plm_plan *plan);
+/* memory.c: divides plan->budget_bytes. PLM_LIMIT with the smallest budget that would do. */
+PLM_MUST_CHECK enum plm_code
+plm_plan_memory(const struct plm_source *source, struct plm_plan *plan, struct plm_err *err);
+/* estimate.c */
+void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *plan,
+                       struct plm_estimate *out);
+
+/* job.c: opens the table, finds or makes the job, takes its lock. *done = the job's
+ * transaction is committed already. */
+PLM_MUST_CHECK enum plm_code
+plm_job_open(struct plm_ctx *ctx, const struct plm_table_ref *table,
+             const struct plm_build_options *options, struct plm_job *out, bool *done,
+             struct plm_err *err);
+/* Plans without a job: nothing is written and no lock is taken. */
+PLM_MUST_CHECK enum plm_code
+plm_job_preview(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                const struct plm_build_options *options, struct plm_job *out, struct plm_err *err);
+void plm_job_close(struct plm_job *job);
+/* Removes the job's files after success. */
+PLM_MUST_CHECK enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err);
+/* What is asked of commit.h. segments: job->made. */
+PLM_MUST_CHECK enum plm_code
+plm_job_commit_request(struct plm_job *job, struct plm_buf *details,
+                       struct plm_commit_request *out, struct plm_err *err);
+
+PLM_MUST_CHECK enum plm_code
+plm_build_train(struct plm_job *job, const struct plm_build_options *options, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_build_encode(struct plm_job *job, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_build_merge(struct plm_job *job, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_build_verify(struct plm_job *job, const char *level, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_build_commit(struct plm_job *job, struct plm_err *err);
+
+/* train.c: an empty model of k partitions of the plan's shape; and everything trained, freed. */
+PLM_MUST_CHECK enum plm_code plm_job_model_init(struct plm_job *job, uint32_t k, struct plm_err *err);
+void plm_job_model_reset(struct plm_job *job);
+/* verify.c: frees what was found. */
+void plm_job_findings_reset(struct plm_job *job);
+
+/* report.c: the report of a finished job; plm_string_free(). */
+PLM_MUST_CHECK enum plm_code
+plm_job_report(struct plm_job *job, char **json, struct plm_err *err);
+
+#endif

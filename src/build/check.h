@@ -1,0 +1,46 @@
+/* check.h - is an index right? Used by the verify phase of a build and by plm_verify_index().
+ *
+ * Rows     each checked row of the table must be in the index exactly once, in its nearest
+ *          partition (float64, all centroids; within 1e-5 of it for indexes of others), with the code
+ *          that encoding it again gives (for PQ: a codeword as near as that one).
+ * Owns     findings own their problems.
+ * Memory   one chunk of rows with codes, one window of a partition.
+ */
+#ifndef PLM_CHECK_H
+#define PLM_CHECK_H
+
+#include "build/build.h"
+
+#define PLM_PROBLEMS_MAX 100 /* described; the rest is only counted */
+
+struct plm_check {
+    struct plm_ctx *ctx;
+    struct plm_source *source;
+    struct plm_segment *segment;
+    uint64_t first, n; /* the live rows that the segment covers */
+    uint64_t seed;
+    struct plm_findings *findings;
+    uint64_t n_usable; /* out: rows of a full check that belong in the index */
+};
+
+/* A sample of rows, or all of them. Problems are findings, not errors. */
+PLM_MUST_CHECK enum plm_code plm_check_rows(struct plm_check *check, bool full, struct plm_err *err);
+
+/* Row ids of a segment: how many, their commutative hash, and (stable or not) no repeats when
+ * `sorted` (n_rows ids, caller's, may be NULL) is given to sort them in. */
+PLM_MUST_CHECK enum plm_code
+plm_check_rowids(struct plm_segment *segment, uint64_t *hash_low, uint64_t *hash_high,
+                 uint64_t *sorted, struct plm_err *err);
+
+/* Recall against known neighbours, at growing nprobes. truth: [probes.n][PLM_PROBE_K]. */
+PLM_MUST_CHECK enum plm_code
+plm_check_recall(struct plm_ctx *ctx, struct plm_segment *segments, size_t n_segments,
+                 const struct plm_probes *probes, const struct plm_neighbour *truth,
+                 struct plm_findings *findings, struct plm_err *err);
+
+/* One more problem: kind is a word ("missing", "code", ...). rowid UINT64_MAX = none. */
+void plm_problem(struct plm_findings *findings, const char *kind, uint64_t rowid, const char *where,
+                 const char *seen_fmt, double seen, double expected);
+void plm_findings_reset(struct plm_findings *findings);
+
+#endif

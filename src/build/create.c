@@ -1,0 +1,111 @@
+/* create.c - plm_create_index() and plm_plan_index(): the phases in order. */
+#include <stdlib.h>
+
+#include "build/report.h"
+#include "simd/simd.h"
+
+#define REPORT_BYTES_MAX ((size_t)256 << 20)
+
+/* The report is kept before the commit, so that a build killed between the commit and its end
+ * still has one. */
+static enum plm_code keep_report(struct plm_job *job, struct plm_err *err)
+{
+    char *json = NULL;
+    enum plm_code rc = PLM_OK;
+    PLM_TRY(plm_job_report(job, &json, err));
+    PLM_TRY(plm_store_put(job->work, "report.json", json, strlen(json), err));
+done:
+    plm_string_free(json);
+    return rc;
+}
+
+/* The report of a job whose commit is in but whose process did not come to its end. */
+static enum plm_code finish_committed(struct plm_job *job, char **report, struct plm_err *err)
+{
+    struct plm_buf kept;
+    json_error_t where;
+    enum plm_code rc = PLM_OK;
+
+    plm_buf_init(&kept, job->ctx, REPORT_BYTES_MAX);
+    PLM_TRY(plm_store_get(job->work, "report.json", &kept, err));
+    json_t *root = json_loadb((const char *)kept.data, kept.len, 0, &where);
+    if (root) {
+        json_object_set_new(root, "version_committed", json_integer((json_int_t)job->version_committed));
+        json_object_set_new(root, "resumed", json_true());
+    }
+    PLM_TRY(plm_json_string(root, report, err));
+    rc = plm_job_remove(job, err);
+done:
+    plm_buf_reset(&kept);
+    return rc;
+}
+
+static enum plm_code run_phases(struct plm_job *job, const struct plm_build_options *options,
+                                char **report, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_build_train(job, options, err));
+    PLM_TRY(plm_build_encode(job, err));
+    PLM_TRY(plm_build_merge(job, err));
+    PLM_TRY(plm_build_verify(job, options->verify, err));
+    PLM_TRY(keep_report(job, err));
+    PLM_TRY(plm_build_commit(job, err));
+    PLM_TRY(plm_job_report(job, report, err));
+    rc = plm_job_remove(job, err);
+    if (rc != PLM_OK) { /* the index is in: what is left over is for gc */
+        plm_warn(job->ctx, "the job's files could not be removed; `pilum gc` will");
+        rc = PLM_OK;
+    }
+done:
+    return rc;
+}
+
+enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                               const struct plm_build_options *options, char **report_json,
+                               struct plm_err *err)
+{
+    const struct plm_kernels *kernels = ctx->kernels;
+    struct plm_job job = {0};
+    char *report = NULL;
+    bool committed = false;
+    double began = plm_now_seconds();
+    enum plm_code rc = PLM_OK;
+
+    plm_progress_begin(ctx, "plan", 0, "fragments");
+    PLM_TRY(plm_job_open(ctx, table, options, &job, &committed, err));
+    job.seconds.plan = plm_now_seconds() - began;
+    plm_progress_end(ctx);
+    rc = committed ? finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
+    if (rc == PLM_OK && report_json) {
+        *report_json = report;
+        report = NULL;
+    }
+done:
+    plm_string_free(report);
+    plm_job_close(&job);
+    ctx->kernels = kernels; /* a resumed job may have been begun with a lower table */
+    return rc;
+}
+
+enum plm_code plm_plan_index(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                             const struct plm_build_options *options, char **plan_json,
+                             struct plm_err *err)
+{
+    struct plm_job job = {0};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_job_preview(ctx, table, options, &job, err));
+    PLM_TRY(plm_plan_report(&job.source, &job.plan, &job.estimate, options, plan_json, err));
+done:
+    plm_job_close(&job);
+    return rc;
+}
+
+enum plm_code plm_version_json(struct plm_ctx *ctx, char **json, struct plm_err *err)
+{
+    json_t *root = json_pack("{s:s, s:s, s:i, s:I}", "pilum", PLM_VERSION, "kernels", ctx->kernels->name,
+                             "threads", (int)ctx->threads, "memory_budget_bytes",
+                             (json_int_t)ctx->memory_budget_bytes);
+    return plm_json_string(root, json, err);
+}

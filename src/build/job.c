@@ -1,0 +1,426 @@
+/* job.c - finds, makes, locks and removes the directory of a build.
+ *
+ * A local table's job lives in <root>/_pilum/<job>/: plan.json, model pieces, runs, the lock and
+ * the index files being assembled. With another work directory, pieces and runs go there and
+ * only the lock and the assembled files stay with the table.
+ */
+#include <stdlib.h>
+
+#include "build/pins.h"
+#include "build/plan_parts.h"
+#include "simd/simd.h"
+
+#define PLAN_BYTES_MAX ((size_t)16 << 20)
+/* Reading manifests and planning may take this much even under a smaller budget, so that the
+ * refusal can name the budget that would do. */
+#define PLANNING_BYTES ((uint64_t)1 << 30)
+
+static bool is_remote(const struct plm_job *job)
+{
+    return !plm_store_is_local(job->root);
+}
+
+static enum plm_code open_root(struct plm_job *job, struct plm_err *err)
+{
+    char *below = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_store_open(job->ctx, job->table.uri, job->table.storage_options, &job->table_store, err));
+    job->root = job->table_store;
+    PLM_TRY(plm_manifest_open(job->table_store, job->table.branch, job->table.version, &job->manifest, err));
+    if (job->manifest.branch) {
+        PLM_TRY(plm_format(job->ctx, &below, err, "tree/%s", job->manifest.branch));
+        PLM_TRY(plm_store_open_at(job->table_store, below, &job->root, err));
+    }
+done:
+    plm_free(job->ctx, below);
+    return rc;
+}
+
+/* Where pieces and runs go: --work-dir, else beside the table, else (S3) the temporary
+ * directory. */
+static enum plm_code open_work(struct plm_job *job, const struct plm_build_options *o,
+                               struct plm_err *err)
+{
+    char *path = NULL;
+    const char *temporary = getenv("TMPDIR");
+    enum plm_code rc = PLM_OK;
+
+    if (!o->work_dir && !is_remote(job))
+        return plm_store_open_at(job->root, job->out_dir, &job->work, err);
+    if (o->work_dir)
+        PLM_TRY(plm_format(job->ctx, &path, err, "%s/%s", o->work_dir, job->plan.id));
+    else
+        PLM_TRY(plm_format(job->ctx, &path, err, "%s/pilum/%s",
+                           temporary && *temporary ? temporary : "/tmp", job->plan.id));
+    PLM_TRY(plm_store_open(job->ctx, path, NULL, &job->work, err));
+    if (!plm_store_is_local(job->work))
+        rc = plm_fail(err, PLM_ARG, "the work directory must be on a local disk, not %s", o->work_dir);
+done:
+    plm_free(job->ctx, path);
+    return rc;
+}
+
+static enum plm_code lock_job(struct plm_job *job, struct plm_err *err)
+{
+    char *path = NULL;
+    enum plm_code rc = PLM_OK;
+
+    if (job->lock)
+        return PLM_OK;
+    if (is_remote(job))
+        return plm_store_lock(job->work, "lock", &job->lock, err);
+    PLM_TRY(plm_format(job->ctx, &path, err, "%s/lock", job->out_dir));
+    PLM_TRY(plm_store_lock(job->root, path, &job->lock, err));
+done:
+    plm_free(job->ctx, path);
+    if (rc == PLM_CONFLICT)
+        return plm_wrap(err, rc, "another process works on the same build");
+    return rc;
+}
+
+/* Everything but the lock, which is held. */
+static enum plm_code clear_job(struct plm_job *job, struct plm_err *err)
+{
+    struct plm_entries entries = {0};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_store_list(job->work, "", 0, &entries, err));
+    for (size_t i = 0; i < entries.n; i++)
+        if (strcmp(entries.items[i].name, "lock") != 0)
+            PLM_TRY(plm_store_delete_tree(job->work, entries.items[i].name, err));
+done:
+    plm_entries_reset(&entries);
+    return rc;
+}
+
+/* ---- planning -------------------------------------------------------------------------- */
+
+static enum plm_code open_source(struct plm_job *job, struct plm_err *err)
+{
+    struct plm_column column;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_manifest_find_column(&job->manifest, job->plan.column_path, &column, err));
+    PLM_TRY(plm_source_open(&job->manifest, &column, job->plan.fragments, job->plan.n_fragments,
+                            &job->source, err));
+done:
+    return rc;
+}
+
+static enum plm_code make_plan(struct plm_job *job, const struct plm_build_options *o,
+                               struct plm_err *err)
+{
+    enum plm_code rc = open_source(job, err);
+    return rc == PLM_OK ? plm_plan_make(&job->source, o, &job->plan, err) : rc;
+}
+
+static enum plm_code save_plan(struct plm_job *job, struct plm_err *err)
+{
+    struct plm_buf json;
+    enum plm_code rc = PLM_OK;
+    plm_buf_init(&json, job->ctx, PLAN_BYTES_MAX);
+    PLM_TRY(plm_pins_save(&job->plan, &json, err));
+    PLM_TRY(plm_store_put(job->work, "plan.json", json.data, json.len, err));
+done:
+    plm_buf_reset(&json);
+    return rc;
+}
+
+/* ---- carrying on --------------------------------------------------------------------------- */
+
+/* plan.json of an earlier process; *found = false when there is none, or none that is usable. */
+static enum plm_code load_pins(struct plm_job *job, struct plm_pins *pins, bool *found,
+                               struct plm_err *err)
+{
+    struct plm_buf json;
+    plm_buf_init(&json, job->ctx, PLAN_BYTES_MAX);
+    enum plm_code rc = plm_store_get(job->work, "plan.json", &json, err);
+
+    *found = rc == PLM_OK;
+    if (rc == PLM_NOT_FOUND)
+        rc = PLM_OK;
+    PLM_TRY(rc);
+    if (*found) {
+        struct plm_err why = {0};
+        rc = plm_pins_load(job->ctx, (struct plm_view){json.data, json.len}, job->plan.id, pins, &why);
+        if (rc == PLM_CORRUPT) {
+            plm_warn(job->ctx, "starting anew: %s", why.message);
+            *found = false;
+            rc = PLM_OK;
+        } else if (rc != PLM_OK && err) {
+            *err = why;
+        }
+    }
+done:
+    plm_buf_reset(&json);
+    return rc;
+}
+
+/* The table as it was when the job was planned; PLM_NOT_FOUND when that version is gone or
+ * is another one now. */
+static enum plm_code reopen_pinned(struct plm_job *job, const struct plm_pins *pins,
+                                   struct plm_err *err)
+{
+    struct plm_manifest pinned = {0};
+    enum plm_code rc = PLM_OK;
+
+    if (job->manifest.version != pins->version) {
+        PLM_TRY(plm_manifest_open(job->table_store, job->table.branch, pins->version, &pinned, err));
+        plm_manifest_reset(&job->manifest);
+        job->manifest = pinned;
+    }
+    if (job->manifest.xxh3 != pins->manifest_xxh3)
+        rc = plm_fail(err, PLM_NOT_FOUND, "version %" PRIu64 " is not the one that was planned for",
+                      pins->version);
+done:
+    return rc;
+}
+
+static enum plm_code adopt_pins(struct plm_job *job, const struct plm_build_options *o,
+                                const struct plm_pins *pins, struct plm_err *err)
+{
+    struct plm_plan *p = &job->plan;
+    const struct plm_kernels *kernels = plm_kernels_for(pins->kernels);
+    enum plm_code rc = PLM_OK;
+
+    if (!kernels)
+        return plm_fail(err, PLM_NOT_FOUND, "it was begun with %s kernels, which this processor lacks",
+                        pins->kernels);
+    job->ctx->kernels = kernels;
+    PLM_TRY(make_plan(job, o, err));
+    if (p->n_segments != pins->n_uuids)
+        return plm_fail(err, PLM_NOT_FOUND, "it has %zu segments, not %zu", pins->n_uuids, p->n_segments);
+    memcpy(p->transaction_uuid, pins->transaction_uuid, 16);
+    p->created_at_ms = pins->created_at_ms;
+    for (size_t i = 0; i < p->n_segments; i++)
+        memcpy(p->segments[i].uuid, pins->uuids[i], 16);
+    if (p->memory.task_rows != pins->task_rows) {
+        p->memory.task_rows = pins->task_rows;
+        PLM_TRY(plm_plan_recut(p, err));
+    }
+done:
+    return rc;
+}
+
+enum carry { CARRY_NOTHING, CARRY_ON, CARRY_COMMITTED };
+
+/* Can the unfinished job be carried on? A no is explained as a warning. */
+static enum plm_code try_to_carry_on(struct plm_job *job, const struct plm_build_options *o,
+                                     enum carry *carry, struct plm_err *err)
+{
+    struct plm_pins pins = {0};
+    struct plm_err why = {0};
+    struct plm_buf details;
+    bool found = false;
+    enum plm_code rc = PLM_OK;
+
+    *carry = CARRY_NOTHING;
+    plm_buf_init(&details, job->ctx, 4096);
+    PLM_TRY(load_pins(job, &pins, &found, err));
+    if (!found)
+        goto done;
+    rc = reopen_pinned(job, &pins, &why);
+    if (rc == PLM_OK)
+        rc = adopt_pins(job, o, &pins, &why);
+    if (rc == PLM_OK) {
+        struct plm_commit_request request;
+        enum plm_commit_outcome outcome = PLM_COMMIT_FREE;
+        rc = plm_job_commit_request(job, &details, &request, &why);
+        if (rc == PLM_OK)
+            rc = plm_commit_check(job->table_store, job->table.branch, &request, &outcome,
+                                  &job->version_committed, &why);
+        if (rc == PLM_OK)
+            *carry = outcome == PLM_COMMIT_DONE_BEFORE ? CARRY_COMMITTED : CARRY_ON;
+    }
+    if (rc == PLM_CONFLICT || rc == PLM_NOT_FOUND) {
+        plm_warn(job->ctx, "the unfinished build cannot be carried on and starts anew: %s", why.message);
+        plm_source_close(&job->source);
+        plm_manifest_reset(&job->manifest);
+        plm_free(job->ctx, job->made);
+        job->made = NULL;
+        rc = plm_manifest_open(job->table_store, job->table.branch, job->table.version, &job->manifest,
+                               err);
+    } else if (rc != PLM_OK && err) {
+        *err = why;
+    }
+done:
+    plm_buf_reset(&details);
+    plm_pins_reset(&pins);
+    return rc;
+}
+
+/* ---- opening and closing ----------------------------------------------------------------------- */
+
+static enum plm_code has_plan(struct plm_job *job, bool *yes, struct plm_err *err)
+{
+    uint64_t size;
+    enum plm_code rc = plm_store_size(job->work, "plan.json", &size, err);
+    *yes = rc == PLM_OK;
+    return rc == PLM_NOT_FOUND ? PLM_OK : rc;
+}
+
+static enum plm_code identify(struct plm_job *job, const struct plm_build_options *o,
+                              struct plm_err *err)
+{
+    char *salt = NULL;
+    enum plm_code rc = PLM_OK;
+    bool elsewhere = o->work_dir || is_remote(job);
+
+    PLM_TRY(plm_format(job->ctx, &salt, err, "%s|%s", job->manifest.branch ? job->manifest.branch : "",
+                       elsewhere ? plm_store_uri(job->root) : ""));
+    PLM_TRY(plm_plan_identify(job->ctx, o, salt, &job->plan, err));
+    PLM_TRY(plm_format(job->ctx, &job->out_dir, err, "_pilum/%s", job->plan.id));
+    PLM_TRY(open_work(job, o, err));
+done:
+    plm_free(job->ctx, salt);
+    return rc;
+}
+
+static enum plm_code open_job(struct plm_job *job, const struct plm_build_options *o, bool *done,
+                              struct plm_err *err)
+{
+    bool exists = false;
+    enum carry carry = CARRY_NOTHING;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_options_check(o, &job->plan, err)); /* wrong whatever the table holds */
+    PLM_TRY(open_root(job, err));
+    PLM_TRY(identify(job, o, err));
+    PLM_TRY(has_plan(job, &exists, err));
+    if (exists) {
+        PLM_TRY(lock_job(job, err));
+        if (!o->restart)
+            PLM_TRY(try_to_carry_on(job, o, &carry, err));
+    }
+    job->resumed = carry != CARRY_NOTHING;
+    *done = carry == CARRY_COMMITTED;
+    if (carry == CARRY_NOTHING) {
+        PLM_TRY(make_plan(job, o, err));
+        PLM_TRY(lock_job(job, err));
+        PLM_TRY(clear_job(job, err));
+        PLM_TRY(save_plan(job, err));
+    }
+    plm_plan_estimate(&job->source, &job->plan, &job->estimate);
+done:
+    return rc;
+}
+
+static enum plm_code preview_job(struct plm_job *job, const struct plm_build_options *o,
+                                 struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    PLM_TRY(plm_options_check(o, &job->plan, err));
+    PLM_TRY(open_root(job, err));
+    PLM_TRY(identify(job, o, err));
+    PLM_TRY(make_plan(job, o, err));
+    plm_plan_estimate(&job->source, &job->plan, &job->estimate);
+done:
+    return rc;
+}
+
+static void begin_job(struct plm_ctx *ctx, const struct plm_table_ref *table, struct plm_job *out)
+{
+    *out = (struct plm_job){.ctx = ctx, .table = *table};
+    out->plan.budget_bytes = ctx->memory_budget_bytes;
+    ctx->memory_budget_bytes = plm_max_u64(ctx->memory_budget_bytes, PLANNING_BYTES);
+}
+
+static enum plm_code end_opening(struct plm_job *job, uint64_t budget, enum plm_code rc)
+{
+    job->ctx->memory_budget_bytes = budget;
+    if (rc != PLM_OK)
+        plm_job_close(job);
+    return rc;
+}
+
+enum plm_code plm_job_open(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                           const struct plm_build_options *o, struct plm_job *out, bool *done,
+                           struct plm_err *err)
+{
+    uint64_t budget = ctx->memory_budget_bytes;
+    begin_job(ctx, table, out);
+    return end_opening(out, budget, open_job(out, o, done, err));
+}
+
+enum plm_code plm_job_preview(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                              const struct plm_build_options *o, struct plm_job *out,
+                              struct plm_err *err)
+{
+    uint64_t budget = ctx->memory_budget_bytes;
+    begin_job(ctx, table, out);
+    return end_opening(out, budget, preview_job(out, o, err));
+}
+
+void plm_job_close(struct plm_job *job)
+{
+    struct plm_ctx *ctx = job->ctx;
+    if (!ctx)
+        return;
+    plm_job_findings_reset(job);
+    for (size_t i = 0; job->lengths && i < job->plan.n_segments; i++)
+        plm_free(ctx, job->lengths[i]);
+    plm_free(ctx, job->lengths);
+    plm_free(ctx, job->truth);
+    plm_free(ctx, job->made);
+    plm_job_model_reset(job);
+    plm_source_close(&job->source);
+    plm_plan_reset(&job->plan);
+    plm_manifest_reset(&job->manifest);
+    plm_store_unlock(job->lock);
+    plm_store_close(job->work);
+    if (job->root != job->table_store)
+        plm_store_close(job->root);
+    plm_store_close(job->table_store);
+    plm_free(ctx, job->out_dir);
+    *job = (struct plm_job){0};
+}
+
+enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
+{
+    struct plm_entries left = {0};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_store_delete_tree(job->work, "", err));
+    if (!is_remote(job)) {
+        PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
+        PLM_TRY(plm_store_list(job->root, "_pilum", 1, &left, err));
+        if (left.n == 0)
+            PLM_TRY(plm_store_delete_tree(job->root, "_pilum", err));
+    }
+done:
+    plm_entries_reset(&left);
+    return rc;
+}
+
+enum plm_code plm_job_commit_request(struct plm_job *job, struct plm_buf *details,
+                                     struct plm_commit_request *out, struct plm_err *err)
+{
+    static const char letters[] = {[PLM_FLAT] = 'F', [PLM_SQ] = 'S', [PLM_PQ] = 'P'};
+    const struct plm_plan *p = &job->plan;
+    enum plm_code rc = PLM_OK;
+
+    if (!job->made) {
+        PLM_TRY(plm_calloc(job->ctx, &job->made, p->n_segments, sizeof *job->made, err));
+        for (size_t i = 0; i < p->n_segments; i++) {
+            memcpy(job->made[i].uuid, p->segments[i].uuid, 16);
+            job->made[i].fragments = p->segments[i].fragments;
+            job->made[i].n_fragments = p->segments[i].n_fragments;
+        }
+    }
+    PLM_TRY(plm_index_details(letters[p->quantizer], plm_metric_name(p->metric), p->num_bits,
+                              p->num_sub_vectors, p->max_iters, p->sample_rate, details, err));
+    *out = (struct plm_commit_request){
+        .index_name = p->index_name,
+        .field_id = p->column.field_id,
+        .read_version = p->version,
+        .created_at_ms = p->created_at_ms,
+        .segments = job->made,
+        .n_segments = p->n_segments,
+        .details = {details->data, details->len},
+        .replace = p->replace,
+    };
+    memcpy(out->transaction_uuid, p->transaction_uuid, 16);
+done:
+    return rc;
+}

@@ -1,0 +1,145 @@
+/* memory.c - divides the budget between what each phase keeps. */
+#include "build/plan_parts.h"
+#include "cluster/assign.h"
+#include "cluster/train.h"
+
+/* The process itself: code, libraries, stacks, allocator. Measured 9-14 MiB on Debian 12. */
+#define BASE_BYTES ((uint64_t)16 << 20)
+#define BATCH_BYTES ((size_t)4 << 20)
+#define BATCH_BYTES_MIN ((size_t)128 << 10)
+#define TASK_BYTES ((uint64_t)64 << 20)
+#define TASK_BYTES_MIN ((uint64_t)1 << 20)
+#define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
+
+struct shape {
+    const struct plm_source *source;
+    const struct plm_plan *plan;
+    uint64_t fixed; /* process, metadata, model */
+    uint32_t code_bytes;
+};
+
+static uint64_t model_bytes(const struct plm_plan *p)
+{
+    uint64_t floats = (uint64_t)p->num_partitions * p->column.dim;
+    if (p->quantizer == PLM_PQ)
+        floats += (uint64_t)p->column.dim << p->num_bits;
+    return floats * sizeof(float) + plm_assigner_bytes(p->num_partitions, p->column.dim);
+}
+
+static uint64_t encode_bytes(const struct shape *s, unsigned threads, size_t batch_rows,
+                             uint64_t task_rows)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t per_row = s->code_bytes + sizeof(uint64_t) + 2 * sizeof(uint32_t);
+    uint64_t each = plm_batch_bytes(s->source, batch_rows) + task_rows * per_row + WRITE_BYTES;
+    each += plm_assign_scratch_bytes(p->num_partitions, p->column.dim);
+    each += 3 * (uint64_t)p->num_partitions * sizeof(uint32_t);
+    return s->fixed + threads * each;
+}
+
+static uint64_t merge_bytes(const struct shape *s, unsigned threads, uint64_t task_rows)
+{
+    struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
+    uint64_t block = plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128;
+    uint64_t runs = s->plan->n_live / task_rows + 1;
+    return s->fixed + runs * (s->plan->num_partitions + 64) * sizeof(uint32_t) + threads * 2 * block;
+}
+
+static uint64_t sample_bytes(const struct plm_plan *p)
+{
+    return p->sample_rows * p->column.dim * sizeof(float);
+}
+
+static uint64_t pq_rows(const struct plm_plan *p)
+{
+    return plm_min_u64(p->sample_rows, (uint64_t)PLM_PQ_SAMPLE_PER_CODE << p->num_bits);
+}
+
+/* Training beside the sample. */
+static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t ivf = plm_train_bytes(p->sample_rows, p->column.dim, p->num_partitions, threads), pq = 0;
+    if (p->quantizer == PLM_PQ) {
+        uint32_t dsub = p->column.dim / p->num_sub_vectors;
+        pq = pq_rows(p) * (pq_group * dsub * sizeof(float) + sizeof(uint32_t)) +
+             threads * plm_pq_train_bytes((size_t)pq_rows(p), dsub, p->num_bits);
+    }
+    return s->fixed + plm_max_u64(ivf, pq);
+}
+
+static uint64_t rows_of(uint64_t bytes, uint32_t code_bytes, uint64_t n_live)
+{
+    return plm_max_u64(1, plm_min_u64(n_live, bytes / (code_bytes + sizeof(uint64_t))));
+}
+
+/* Shrinks runs, then batches, then threads, until encoding and merging fit. */
+static bool fit_encode(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+{
+    for (unsigned threads = s->plan->ctx->threads; threads >= 1; threads = threads / 2)
+        for (size_t batch = BATCH_BYTES; batch >= BATCH_BYTES_MIN; batch /= 4)
+            for (uint64_t task = TASK_BYTES; task >= TASK_BYTES_MIN; task /= 2) {
+                m->encode_threads = threads;
+                m->batch_rows = plm_batch_rows(s->source, batch);
+                m->task_rows = rows_of(task, s->code_bytes, s->plan->n_live);
+                if (encode_bytes(s, threads, m->batch_rows, m->task_rows) <= budget)
+                    return true;
+            }
+    return false; /* m holds the smallest settings */
+}
+
+static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+{
+    for (m->merge_threads = s->plan->ctx->threads; m->merge_threads > 1; m->merge_threads--)
+        if (merge_bytes(s, m->merge_threads, m->task_rows) <= budget)
+            return true;
+    return merge_bytes(s, 1, m->task_rows) <= budget;
+}
+
+static bool fit_train(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+{
+    const struct plm_plan *p = s->plan;
+    size_t whole = p->num_sub_vectors ? p->num_sub_vectors : 1;
+    m->pq_group = plm_min_size(whole, 16);
+    while (m->pq_group > 1 && train_bytes(s, p->ctx->threads, m->pq_group) > budget)
+        m->pq_group /= 2;
+    uint64_t beside = train_bytes(s, p->ctx->threads, m->pq_group);
+    if (beside > budget)
+        return false;
+    m->sample_bytes = (size_t)plm_min_u64(budget - beside, SIZE_MAX / 2);
+    return true;
+}
+
+enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *p,
+                              struct plm_err *err)
+{
+    struct plm_ctx *ctx = source->ctx;
+    struct shape s = {source, p, BASE_BYTES + atomic_load(&ctx->memory_used) + model_bytes(p),
+                      plm_plan_code_bytes(p)};
+    struct plm_memory_plan m = {0};
+    uint64_t budget = p->budget_bytes;
+
+    bool fits = fit_encode(&s, budget, &m);
+    fits = fit_merge(&s, budget, &m) && fits;
+    fits = fit_train(&s, budget, &m) && fits;
+    uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
+    uint64_t merge = merge_bytes(&s, m.merge_threads, m.task_rows);
+    uint64_t train = train_bytes(&s, ctx->threads, m.pq_group);
+    uint64_t kept = plm_min_u64(sample_bytes(p), m.sample_bytes);
+
+    m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), train + kept);
+    struct plm_memory_plan least = {0};
+    (void)fit_encode(&s, 0, &least);
+    m.smallest_bytes = plm_max_u64(encode_bytes(&s, least.encode_threads, least.batch_rows, least.task_rows),
+                                   merge_bytes(&s, 1, least.task_rows));
+    m.smallest_bytes = plm_max_u64(m.smallest_bytes, train_bytes(&s, ctx->threads, 1));
+    p->memory = m;
+    if (!fits) {
+        uint64_t mib = (m.smallest_bytes >> 20) + 1;
+        return plm_fail(err, PLM_LIMIT,
+                        "memory budget of %" PRIu64 " bytes is too small: %" PRIu64
+                        " MiB is the smallest that would do for %u partitions of dimension %u",
+                        budget, mib, p->num_partitions, p->column.dim);
+    }
+    return PLM_OK;
+}

@@ -1,0 +1,28 @@
+/* plan_parts.h - pieces of planning that job.c, plan.c and cut.c share. */
+#ifndef PLM_PLAN_PARTS_H
+#define PLM_PLAN_PARTS_H
+
+#include <stdlib.h>
+
+#include "build/build.h"
+
+#define PLM_PARTITIONS_MAX (1u << 20)
+
+/* Everything about the options that no table can make right: PLM_ARG. */
+PLM_MUST_CHECK enum plm_code
+plm_options_check(const struct plm_build_options *o, struct plm_plan *p, struct plm_err *err);
+/* Checks the options, copies them into p and names the job (p->id). salt: what else tells jobs
+ * apart (the branch; the table, when the work directory is not in it). */
+PLM_MUST_CHECK enum plm_code
+plm_plan_identify(struct plm_ctx *ctx, const struct plm_build_options *o, const char *salt,
+                  struct plm_plan *p, struct plm_err *err);
+/* cut.c: fragments into segments of about equal rows, rows into tasks. */
+PLM_MUST_CHECK enum plm_code
+plm_plan_cut(const struct plm_source *source, uint64_t n_segments, struct plm_plan *p,
+             struct plm_err *err);
+/* Tasks anew, after memory.task_rows has changed. */
+PLM_MUST_CHECK enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *err);
+/* Bytes a row takes in the index, without its id. */
+uint32_t plm_plan_code_bytes(const struct plm_plan *p);
+
+#endif

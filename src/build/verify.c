@@ -1,0 +1,133 @@
+/* verify.c - checks an index before it is committed, and refuses one that is not right. */
+#include "build/check.h"
+#include "build/segment_dir.h"
+
+struct opened {
+    struct plm_segment *segments;
+    size_t n;
+};
+
+static enum plm_code open_segments(struct plm_job *job, struct opened *o, struct plm_err *err)
+{
+    char *dir = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_calloc(job->ctx, &o->segments, job->plan.n_segments, sizeof *o->segments, err));
+    for (; o->n < job->plan.n_segments; o->n++) {
+        PLM_TRY(plm_segment_current_dir(job, o->n, &dir, err));
+        PLM_TRY(plm_segment_open_dir(job->root, dir, &o->segments[o->n], err));
+        plm_free(job->ctx, dir);
+        dir = NULL;
+    }
+done:
+    plm_free(job->ctx, dir);
+    return rc;
+}
+
+/* The model and the partition lengths, as they come back from the files. */
+static enum plm_code check_model(struct plm_job *job, size_t i, const struct plm_segment *s,
+                                 struct plm_err *err)
+{
+    const struct plm_model *mine = &job->model, *theirs = &s->model;
+    size_t words = (size_t)mine->k * mine->dim * sizeof(float);
+
+    if (theirs->k != mine->k || theirs->dim != mine->dim || theirs->quantizer != mine->quantizer ||
+        theirs->metric != mine->metric || memcmp(mine->centroids, theirs->centroids, words) != 0)
+        return plm_fail(err, PLM_CORRUPT, "segment %zu: the model read back is not the one written", i);
+    if (memcmp(job->lengths[i], s->lengths, (size_t)mine->k * sizeof(uint32_t)) != 0)
+        return plm_fail(err, PLM_CORRUPT, "segment %zu: the partition lengths read back differ", i);
+    if (mine->quantizer == PLM_PQ &&
+        memcmp(mine->pq.codebook, theirs->pq.codebook,
+               (size_t)mine->dim * plm_pq_n_codes(&mine->pq) * sizeof(float)) != 0)
+        return plm_fail(err, PLM_CORRUPT, "segment %zu: the codebook read back differs", i);
+    return PLM_OK;
+}
+
+/* Every usable row is in the index once: as many ids as encode saw, with the same hash. */
+static enum plm_code check_ids(struct plm_job *job, struct opened *o, struct plm_err *err)
+{
+    uint64_t n = 0, low = 0, high = 0;
+    for (size_t i = 0; i < o->n; i++) {
+        uint64_t l, h;
+        enum plm_code rc = plm_check_rowids(&o->segments[i], &l, &h, NULL, err);
+        if (rc != PLM_OK)
+            return rc;
+        n += o->segments[i].n_rows;
+        low += l;
+        high += h;
+    }
+    if (n != job->totals.n || low != job->totals.hash_low || high != job->totals.hash_high)
+        return plm_fail(err, PLM_CORRUPT,
+                        "the index has %" PRIu64 " row ids (hash %016" PRIx64 "), encoding saw %" PRIu64
+                        " (hash %016" PRIx64 ")",
+                        n, low, job->totals.n, job->totals.hash_low);
+    return PLM_OK;
+}
+
+static enum plm_code check_segment(struct plm_job *job, struct opened *o, size_t i, bool full,
+                                   struct plm_err *err)
+{
+    const struct plm_segment_plan *planned = &job->plan.segments[i];
+    struct plm_check check = {
+        .ctx = job->ctx,
+        .source = &job->source,
+        .segment = &o->segments[i],
+        .first = planned->first_row,
+        .n = planned->n_rows,
+        .seed = job->plan.seed,
+        .findings = &job->findings,
+    };
+    enum plm_code rc = PLM_OK;
+    PLM_TRY(check_model(job, i, &o->segments[i], err));
+    PLM_TRY(plm_check_rows(&check, full, err));
+done:
+    return rc;
+}
+
+static enum plm_code verify_all(struct plm_job *job, struct opened *o, bool full, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(open_segments(job, o, err));
+    PLM_TRY(check_ids(job, o, err));
+    for (size_t i = 0; i < o->n; i++)
+        PLM_TRY(check_segment(job, o, i, full, err));
+    if (job->findings.n_problems > 0) {
+        rc = plm_fail(err, PLM_CORRUPT,
+                      "%" PRIu64 " problems in %" PRIu64 " rows checked, %" PRIu64
+                      " of them in the wrong partition; nothing was committed",
+                      job->findings.n_problems, job->findings.checked_rows, job->findings.misfiled);
+        goto done;
+    }
+    plm_progress_detail(job->ctx, "recall");
+    PLM_TRY(plm_check_recall(job->ctx, o->segments, o->n, &job->probes, job->truth, &job->findings, err));
+done:
+    return rc;
+}
+
+enum plm_code plm_build_verify(struct plm_job *job, const char *level, struct plm_err *err)
+{
+    double began = plm_now_seconds();
+    struct opened o = {0};
+    bool full = level && strcmp(level, "full") == 0;
+    enum plm_code rc = PLM_OK;
+
+    if (level && strcmp(level, "none") == 0)
+        return PLM_OK;
+    plm_progress_begin(job->ctx, "verify", full ? job->plan.n_live : 0, "rows");
+    rc = verify_all(job, &o, full, err);
+    if (rc == PLM_OK)
+        plm_progress_end(job->ctx);
+    else
+        rc = plm_wrap(err, rc, "verify");
+    for (size_t i = 0; i < o.n; i++)
+        plm_segment_close(&o.segments[i]);
+    plm_free(job->ctx, o.segments);
+    job->seconds.verify = plm_now_seconds() - began;
+    return rc;
+}
+
+void plm_job_findings_reset(struct plm_job *job)
+{
+    plm_findings_reset(&job->findings);
+}
