@@ -133,6 +133,7 @@ struct plm_job {
     struct plm_store *table_store; /* root of the table */
     struct plm_store *root;   /* of the branch: == table_store on main */
     struct plm_store *work;   /* the job's own directory, always local */
+    struct plm_store *work_parent; /* when that is not below root; else NULL */
     char *out_dir;            /* below root: where index files are assembled */
     struct plm_lock *lock;
     struct plm_manifest manifest;

@@ -49,13 +49,14 @@ static enum plm_code open_work(struct plm_job *job, const struct plm_build_optio
     if (!o->work_dir && !is_remote(job))
         return plm_store_open_at(job->root, job->out_dir, &job->work, err);
     if (o->work_dir)
-        PLM_TRY(plm_format(job->ctx, &path, err, "%s/%s", o->work_dir, job->plan.id));
+        PLM_TRY(plm_strdup(job->ctx, o->work_dir, &path, err));
     else
-        PLM_TRY(plm_format(job->ctx, &path, err, "%s/pilum/%s",
-                           temporary && *temporary ? temporary : "/tmp", job->plan.id));
-    PLM_TRY(plm_store_open(job->ctx, path, NULL, &job->work, err));
-    if (!plm_store_is_local(job->work))
+        PLM_TRY(plm_format(job->ctx, &path, err, "%s/pilum", temporary && *temporary ? temporary : "/tmp"));
+    PLM_TRY(plm_store_open(job->ctx, path, NULL, &job->work_parent, err));
+    if (!plm_store_is_local(job->work_parent))
         rc = plm_fail(err, PLM_ARG, "the work directory must be on a local disk, not %s", o->work_dir);
+    else
+        rc = plm_store_open_at(job->work_parent, job->plan.id, &job->work, err);
 done:
     plm_free(job->ctx, path);
     return rc;
@@ -369,6 +370,7 @@ void plm_job_close(struct plm_job *job)
     plm_manifest_reset(&job->manifest);
     plm_store_unlock(job->lock);
     plm_store_close(job->work);
+    plm_store_close(job->work_parent);
     if (job->root != job->table_store)
         plm_store_close(job->root);
     plm_store_close(job->table_store);
@@ -381,7 +383,8 @@ enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
     struct plm_entries left = {0};
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_store_delete_tree(job->work, "", err));
+    if (job->work_parent)
+        PLM_TRY(plm_store_delete_tree(job->work_parent, job->plan.id, err));
     if (!is_remote(job)) {
         PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
         PLM_TRY(plm_store_list(job->root, "_pilum", 1, &left, err));

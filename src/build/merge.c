@@ -306,9 +306,8 @@ static enum plm_code write_aux_file(struct merging *m, const char *dir, struct p
     ctx->threads = threads;
     PLM_TRY(rc);
     PLM_TRY(plm_writer_write(m->writer, (unsigned)m->layout.n_blocks + 1, end, tail.data, tail.len, err));
-    struct plm_writer *writer = m->writer;
+    PLM_TRY(plm_writer_finish(m->writer, err));
     m->writer = NULL;
-    PLM_TRY(plm_writer_finish(writer, err));
 done:
     plm_free(ctx, path);
     plm_buf_reset(&tail);

@@ -101,9 +101,8 @@ enum plm_code plm_model_save(struct plm_job *job, struct plm_err *err)
     PLM_TRY(pass_all(&p, &h, err));
     uint64_t digest = XXH3_64bits_digest(p.hash);
     PLM_TRY(pass(&p, &digest, sizeof digest, err));
-    struct plm_writer *writer = p.writer;
+    PLM_TRY(plm_writer_finish(p.writer, err));
     p.writer = NULL;
-    PLM_TRY(plm_writer_finish(writer, err));
     PLM_TRY(plm_store_rename(job->work, "model.part", "model", err));
 done:
     if (p.writer)
