@@ -19,6 +19,7 @@ struct plm_check {
     struct plm_segment *segment;
     uint64_t first, n; /* the live rows that the segment covers */
     uint64_t seed;
+    bool is_ours;      /* built just now: codes must be equal, not nearly */
     struct plm_findings *findings;
     uint64_t n_usable; /* out: rows of a full check that belong in the index */
 };

@@ -75,6 +75,7 @@ static enum plm_code check_segment(struct plm_job *job, struct opened *o, size_t
         .first = planned->first_row,
         .n = planned->n_rows,
         .seed = job->plan.seed,
+        .is_ours = true,
         .findings = &job->findings,
     };
     enum plm_code rc = PLM_OK;
