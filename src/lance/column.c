@@ -129,6 +129,20 @@ done:
 
 /* ---- messages ---------------------------------------------------------------------- */
 
+/* Below plain structs only, so that a path can name it. */
+static bool is_reachable(const struct plm_manifest *m, const struct plm_field *field)
+{
+    size_t n_steps = 0;
+
+    while (field->parent_id != TOP_LEVEL) {
+        field = find_id(m, field->parent_id);
+        if (!field || field->is_packed || strcmp(field->logical_type, "struct") != 0 ||
+            n_steps++ == m->n_fields)
+            return false;
+    }
+    return true;
+}
+
 /* "id, s.vec, vec" as far as it fits. Structs and what lies in lists are left out. */
 static enum plm_code list_columns(const struct plm_manifest *m, char names[NAMES_BYTES],
                                   struct plm_err *err)
@@ -138,10 +152,9 @@ static enum plm_code list_columns(const struct plm_manifest *m, char names[NAMES
     names[0] = 0;
     for (size_t i = 0; i < m->n_fields; i++) {
         const struct plm_field *field = &m->fields[i];
-        const struct plm_field *parent = find_id(m, field->parent_id);
         char *path;
 
-        if (strcmp(field->logical_type, "struct") == 0 || (parent && strcmp(parent->logical_type, "struct")))
+        if (strcmp(field->logical_type, "struct") == 0 || !is_reachable(m, field))
             continue;
         enum plm_code rc = plm_manifest_field_path(m, field->id, &path, err);
         if (rc != PLM_OK)
@@ -186,8 +199,8 @@ static enum plm_code refuse_list(const struct plm_manifest *m, const char *path,
         return not_vectors(path, field, err);
     if (strncmp(item->logical_type, "fixed_size_list:", 16) == 0)
         return plm_fail(err, PLM_UNSUPPORTED,
-                        "column '%.200s' holds several vectors a row (multivector), which is not supported",
-                        path);
+                        "column '%.200s' holds several vectors a row (multivector),"
+                        " which is not supported", path);
     return plm_fail(err, PLM_DATA,
                     "column '%.200s' is %.60s of %.60s, not a vector column: vectors need a fixed size",
                     path, field->logical_type, item->logical_type);

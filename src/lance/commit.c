@@ -12,7 +12,7 @@
 
 #define ROUNDS_MAX 100u
 #define UNKNOWN_MAX 5u     /* rounds that may end with an unknown outcome */
-#define SLEEP_STEP_US 5000u /* a lost race waits up to this times the round, at most 20 rounds */
+#define SLEEP_STEP_US 5000u /* a lost race waits up to this times the round, at most 8 rounds */
 #define PATH_BYTES 96u
 #define FRAGMENT_REUSE_INDEX "__lance_frag_reuse"
 
@@ -403,7 +403,7 @@ done:
 static void sleep_a_little(const struct commit *c, unsigned round)
 {
     uint64_t seed = plm_le64(c->request->transaction_uuid) ^ plm_unix_millis();
-    uint64_t most_us = SLEEP_STEP_US * plm_min_u64(round + 1, 20);
+    uint64_t most_us = SLEEP_STEP_US * plm_min_u64(round + 1, 8);
     struct timespec pause = {.tv_nsec = (long)(plm_mix64(seed, round) % most_us * 1000)};
 
     nanosleep(&pause, NULL); /* cut short by a signal is fine: the round is bounded */

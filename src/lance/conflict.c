@@ -274,7 +274,8 @@ static enum plm_code mark_rewritten(const struct check *c, struct plm_view fragm
 }
 
 /* Did the update rewrite our column in place? (The other kind moves rows to new fragments,
- * which does no harm.) The list of columns may be missing; then ours counts as rewritten. */
+ * which does no harm.) Only that kind lists columns; its mode may be left out all the same,
+ * as pylance 14.0.2 does, and where it is given the list may be missing. */
 static enum plm_code updates_in_place(const struct check *c, struct plm_view body, bool *out,
                                       struct plm_err *err)
 {
@@ -291,7 +292,7 @@ static enum plm_code updates_in_place(const struct check *c, struct plm_view bod
         }
     }
     PLM_TRY(rc);
-    *out = mode == UPDATE_MODE_COLUMNS && (is_ours || !has_list);
+    *out = is_ours || (mode == UPDATE_MODE_COLUMNS && !has_list);
 done:
     return rc;
 }

@@ -60,7 +60,8 @@ static enum plm_code check_file_version(uint32_t *major, uint32_t *minor, struct
     if (*major == 2 && *minor <= 2)
         return PLM_OK;
     return plm_fail(err, PLM_UNSUPPORTED,
-                    "data file version %" PRIu32 ".%" PRIu32 " is not supported%s (2.0, 2.1 and 2.2 are)",
+                    "data file version %" PRIu32 ".%" PRIu32
+                    " is not supported%s (2.0, 2.1 and 2.2 are)",
                     *major, *minor, *major < 2 ? ": the legacy format" : "");
 }
 
