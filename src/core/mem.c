@@ -67,7 +67,7 @@ enum plm_code plm_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, s
 
 enum plm_code plm_calloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err *err)
 {
-    void *memory;
+    void *memory = NULL;
     enum plm_code rc = plm_alloc(ctx, &memory, n, each, err);
     if (rc != PLM_OK)
         return rc;
@@ -79,7 +79,7 @@ enum plm_code plm_calloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, 
 enum plm_code plm_realloc(struct plm_ctx *ctx, void *inout, size_t n, size_t each,
                           struct plm_err *err)
 {
-    void *old, *fresh;
+    void *old, *fresh = NULL;
     memcpy(&old, inout, sizeof old);
     enum plm_code rc = plm_alloc(ctx, &fresh, n, each, err);
     if (rc != PLM_OK)
