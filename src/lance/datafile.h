@@ -46,7 +46,8 @@ struct plm_column_shape {
     uint32_t bits;
     bool is_list; /* FixedSizeList */
 };
-/* Checks the column against the shape: every page's layout, sizes and row counts.
+/* Checks the column against the shape: every page's layout, sizes and row counts. (The chunk
+ * tables of MiniBlock pages are looked at when they are first read.) Not while others read.
  * *n_rows = sum of its pages. *bytes_stored = bytes of its value buffers (for plans). */
 PLM_MUST_CHECK enum plm_code
 plm_datafile_check_column(struct plm_datafile *file, uint32_t column,
@@ -62,8 +63,8 @@ struct plm_read_scratch {
 };
 void plm_read_scratch_reset(struct plm_read_scratch *scratch);
 
-/* Rows [first, first + n) of a checked column. values: n * items * bits/8 bytes, densely packed
- * (64-byte aligned by the caller for speed, not needed). nulls: one byte a row, nonzero = the row
+/* Rows [first, first + n) of a checked column (PLM_BUG otherwise). values: n * items * bits/8 bytes,
+ * densely packed (64-byte aligned by the caller for speed, not needed). nulls: one byte a row, nonzero = the row
  * is null or has a null element; may be NULL only if the caller knows there are none (then a null
  * is PLM_CORRUPT). Values under a null are unspecified but initialised. Reads in ranges of up to
  * PLM_READ_BYTES, straight into `values` where the page is a plain array. */
