@@ -4,11 +4,14 @@
 Run by `make demo`, which builds pilum first. Everything it makes is in build/demo/.
 """
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("LANCE_LOG", "error")
 
 import lance
 import numpy as np
@@ -59,7 +62,8 @@ def make_table(vectors, names):
 def nearest(dataset, query, k=10, **options):
     """Rows by stock pylance, always with a stated number of probes."""
     wanted = {"column": "vec", "q": query.astype(np.float32), "k": k, **options}
-    return dataset.to_table(columns=["name"], nearest=wanted, with_row_id=True)
+    return dataset.scanner(columns=["name", "_distance"], nearest=wanted, with_row_id=True,
+                           disable_scoring_autoprojection=True).to_table()
 
 
 def show_neighbours(dataset, vectors, names):
