@@ -53,7 +53,8 @@ enum plm_code plm_s3_secret_set(char *field, size_t max, const char *text, size_
         if ((unsigned char)text[i] <= 32 || (unsigned char)text[i] >= 127)
             return plm_fail(err, PLM_ARG, "s3: %s has a character that cannot be in it, at byte %zu",
                             what, i);
-    memcpy(field, text, n);
+    if (n > 0)
+        memcpy(field, text, n);
     field[n] = 0;
     return PLM_OK;
 }

@@ -27,6 +27,8 @@ struct plm_http_call {
     size_t body_bytes;
     double attempt_s; /* limit for the whole attempt, 0 = none */
     double stall_s;   /* slower than 4 KiB/s for this long = stalled */
+    bool once;        /* never repeated behind our back: on a kept connection that turns out
+                         dead before an answer, curl would send the request again */
     /* Called from wait(): header() once for each line of the final header block, name in lower
      * case (a new block starts with status(), which forgets the earlier one), then take(). */
     void (*status)(void *user, long status);

@@ -315,6 +315,7 @@ enum plm_code plm_s3_slot_start(struct plm_s3_slot *slot, struct plm_http *http,
     slot->call.body_bytes = q->body_bytes;
     slot->call.attempt_s = client->config.attempt_s;
     slot->call.stall_s = q->slow_answer ? SLOW_ANSWER_S : client->config.stall_s;
+    slot->call.once = q->if_absent || q->error_in_200;
     slot->call.status = on_status;
     slot->call.header = on_header;
     slot->call.take = on_body;

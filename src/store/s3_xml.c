@@ -428,7 +428,7 @@ static enum plm_code parts_leaf(struct reader *r, const char *parent, const char
     uint64_t number = 0;
 
     if (r->depth == 1)
-        p->complete = is(name, "ListPartsResult");
+        p->complete = strncmp(name, "ListParts", 9) == 0; /* ...Result; moto says ...Response */
     else if (r->depth == 2 && is(name, "IsTruncated"))
         p->parts->truncated = is(r->text, "true");
     else if (r->depth == 2 && is(name, "NextPartNumberMarker"))
