@@ -79,6 +79,7 @@ struct plm_plan {
     char kernels[16];
     char id[33]; /* of the job: hash of the options that shape the result, hex */
     uint64_t budget_bytes;
+    uint32_t n_workers; /* processes that share the work, each with this budget; 0 = this one */
     struct plm_memory_plan memory;
 };
 
@@ -132,8 +133,9 @@ struct plm_job {
     struct plm_table_ref table;
     struct plm_store *table_store; /* root of the table */
     struct plm_store *root;   /* of the branch: == table_store on main */
-    struct plm_store *work;   /* the job's own directory, always local */
+    struct plm_store *work;   /* the job's own directory; local unless is_shared */
     struct plm_store *work_parent; /* when that is not below root; else NULL */
+    bool is_shared;           /* work lies with the table: other processes see it (dist.h) */
     char *out_dir;            /* below root: where index files are assembled */
     struct plm_lock *lock;
     struct plm_manifest manifest;
@@ -177,6 +179,18 @@ PLM_MUST_CHECK enum plm_code
 plm_job_open(struct plm_ctx *ctx, const struct plm_table_ref *table,
              const struct plm_build_options *options, struct plm_job *out, bool *done,
              struct plm_err *err);
+/* The same with the pieces in the table's storage, for n_workers processes. On S3 there is no lock:
+ * who comes second carries on with the plan of the first. */
+PLM_MUST_CHECK enum plm_code
+plm_job_open_shared(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                    const struct plm_build_options *options, uint32_t n_workers,
+                    struct plm_job *out, bool *done, struct plm_err *err);
+/* A worker's view of a job that another process opened; plan_json: its plan.json, which must lie
+ * in the job's directory as this process sees it (PLM_NOT_FOUND otherwise). Takes no lock. */
+PLM_MUST_CHECK enum plm_code
+plm_job_join(struct plm_ctx *ctx, const struct plm_table_ref *table,
+             const struct plm_build_options *options, uint32_t n_workers,
+             struct plm_view plan_json, struct plm_job *out, struct plm_err *err);
 /* Plans without a job: nothing is written and no lock is taken. */
 PLM_MUST_CHECK enum plm_code
 plm_job_preview(struct plm_ctx *ctx, const struct plm_table_ref *table,

@@ -33,6 +33,11 @@ PLM_MUST_CHECK enum plm_code
 plm_check_rowids(struct plm_segment *segment, uint64_t *hash_low, uint64_t *hash_high,
                  uint64_t *sorted, struct plm_err *err);
 
+/* The same for partitions [first, end): hashes and counts of parts add up. */
+PLM_MUST_CHECK enum plm_code
+plm_check_rowids_of(struct plm_segment *segment, uint32_t first, uint32_t end, uint64_t *hash_low,
+                    uint64_t *hash_high, uint64_t *sorted, struct plm_err *err);
+
 /* Recall against known neighbours, at growing nprobes. truth: [probes.n][PLM_PROBE_K]. */
 PLM_MUST_CHECK enum plm_code
 plm_check_recall(struct plm_ctx *ctx, struct plm_segment *segments, size_t n_segments,

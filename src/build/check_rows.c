@@ -434,8 +434,9 @@ static int by_u64(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-enum plm_code plm_check_rowids(struct plm_segment *s, uint64_t *hash_low, uint64_t *hash_high,
-                               uint64_t *sorted, struct plm_err *err)
+enum plm_code plm_check_rowids_of(struct plm_segment *s, uint32_t first_partition, uint32_t end,
+                                  uint64_t *hash_low, uint64_t *hash_high, uint64_t *sorted,
+                                  struct plm_err *err)
 {
     size_t window = 65536, n_sorted = 0;
     struct plm_read_scratch read = {.ctx = s->ctx};
@@ -443,7 +444,7 @@ enum plm_code plm_check_rowids(struct plm_segment *s, uint64_t *hash_low, uint64
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_alloc(s->ctx, &ids, window, sizeof *ids, err));
-    for (uint32_t p = 0; p < s->model.k; p++)
+    for (uint32_t p = first_partition; p < end; p++)
         for (uint64_t first = 0; first < s->lengths[p]; first += window) {
             size_t n = (size_t)plm_min_u64(window, s->lengths[p] - first);
             PLM_TRY(plm_segment_read(s, p, first, n, ids, NULL, &read, err));
@@ -462,4 +463,10 @@ done:
     plm_free(s->ctx, ids);
     plm_read_scratch_reset(&read);
     return rc;
+}
+
+enum plm_code plm_check_rowids(struct plm_segment *s, uint64_t *hash_low, uint64_t *hash_high,
+                               uint64_t *sorted, struct plm_err *err)
+{
+    return plm_check_rowids_of(s, 0, s->model.k, hash_low, hash_high, sorted, err);
 }

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "build/encode.h"
 #include "build/probes.h"
 #include "build/run.h"
 #include "cluster/assign.h"
@@ -18,13 +19,12 @@ struct encoder {
     struct plm_neighbour *best;   /* [probes][PLM_PROBE_K] */
 };
 
-struct encoding {
+struct plm_encoding {
     struct plm_job *job;
     struct plm_assigner *assigner;
     struct plm_probe_panels panels;
     struct encoder *encoders; /* one for each thread */
     unsigned n_encoders;
-    uint8_t *done;            /* [task] its run is there already */
 };
 
 static void free_encoder(struct plm_ctx *ctx, struct encoder *e)
@@ -41,7 +41,7 @@ static void free_encoder(struct plm_ctx *ctx, struct encoder *e)
     plm_free(ctx, e->best);
 }
 
-static enum plm_code prepare_encoder(struct encoding *e, struct encoder *mine, struct plm_err *err)
+static enum plm_code prepare_encoder(struct plm_encoding *e, struct encoder *mine, struct plm_err *err)
 {
     const struct plm_job *job = e->job;
     struct plm_ctx *ctx = job->ctx;
@@ -112,7 +112,7 @@ static void count_batch(const struct plm_batch *b, struct plm_run_stats *stats)
     stats->n += b->n;
 }
 
-static enum plm_code encode_rows(struct encoding *e, struct encoder *mine, uint64_t first, size_t n,
+static enum plm_code encode_rows(struct plm_encoding *e, struct encoder *mine, uint64_t first, size_t n,
                                  struct plm_run_stats *stats, struct plm_err *err)
 {
     struct plm_job *job = e->job;
@@ -135,19 +135,14 @@ done:
     return rc;
 }
 
-static enum plm_code encode_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+enum plm_code plm_encoding_task(struct plm_encoding *e, size_t task, unsigned worker, struct plm_err *err)
 {
-    struct encoding *e = arg;
     const struct plm_plan *p = &e->job->plan;
     const struct plm_task *t = &p->tasks[task];
     struct encoder *mine = &e->encoders[worker];
     struct plm_run_stats stats;
     enum plm_code rc = PLM_OK;
 
-    if (e->done[task]) {
-        plm_progress_add(e->job->ctx, t->n);
-        return PLM_OK;
-    }
     memset(&stats, 0, sizeof stats);
     PLM_TRY(prepare_encoder(e, mine, err));
     mine->rows.n = 0;
@@ -160,10 +155,108 @@ done:
     return rc;
 }
 
+/* ---- an encoding ------------------------------------------------------------------------- */
+
+enum plm_code plm_encoding_open(struct plm_job *job, struct plm_encoding **out, struct plm_err *err)
+{
+    struct plm_ctx *ctx = job->ctx;
+    const struct plm_model *m = &job->model;
+    struct plm_encoding *e = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_calloc(ctx, &e, 1, sizeof *e, err));
+    e->job = job;
+    /* The budget has room for so many. */
+    unsigned threads = (unsigned)plm_min_u64(ctx->threads, job->plan.memory.encode_threads);
+    PLM_TRY(plm_calloc(ctx, &e->encoders, threads, sizeof *e->encoders, err));
+    e->n_encoders = threads;
+    PLM_TRY(plm_probe_panels_init(ctx, &job->probes, m->dim, m->metric, &e->panels, err));
+    PLM_TRY(plm_assigner_create(ctx, m->centroids, m->k, m->dim, m->metric == PLM_DOT ? PLM_DOT : PLM_L2,
+                                &e->assigner, err));
+    *out = e;
+    e = NULL;
+done:
+    plm_encoding_close(e);
+    return rc;
+}
+
+void plm_encoding_close(struct plm_encoding *e)
+{
+    if (!e)
+        return;
+    struct plm_ctx *ctx = e->job->ctx;
+    for (unsigned i = 0; i < e->n_encoders; i++)
+        free_encoder(ctx, &e->encoders[i]);
+    plm_free(ctx, e->encoders);
+    plm_probe_panels_reset(&e->panels);
+    plm_assigner_destroy(e->assigner);
+    plm_free(ctx, e);
+}
+
+unsigned plm_encoding_threads(const struct plm_encoding *e)
+{
+    return e->n_encoders;
+}
+
+/* ---- what the runs saw ----------------------------------------------------------------------- */
+
+enum plm_code plm_totals_begin(struct plm_job *job, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    memset(&job->totals, 0, sizeof job->totals);
+    plm_free(job->ctx, job->truth);
+    job->truth = NULL;
+    PLM_TRY(plm_alloc(job->ctx, &job->truth, job->probes.n * PLM_PROBE_K, sizeof *job->truth, err));
+    plm_neighbours_clear(job->truth, job->probes.n);
+done:
+    return rc;
+}
+
+void plm_totals_add(struct plm_job *job, const struct plm_run_stats *stats,
+                    const struct plm_neighbour *neighbours)
+{
+    struct plm_run_stats *t = &job->totals;
+
+    t->n += stats->n;
+    for (int d = 0; d < PLM_N_DROPS; d++)
+        t->dropped[d] += stats->dropped[d];
+    t->hash_low += stats->hash_low;
+    t->hash_high += stats->hash_high;
+    t->loss += stats->loss;
+    for (size_t q = 0; q < job->probes.n; q++)
+        plm_neighbours_merge(job->truth + q * PLM_PROBE_K, neighbours + q * PLM_PROBE_K, PLM_PROBE_K);
+}
+
+enum plm_code plm_totals_check(const struct plm_job *job, struct plm_err *err)
+{
+    if (job->totals.n == 0)
+        return plm_fail(err, PLM_DATA, "nothing to index: no row of \"%s\" has a usable vector",
+                        job->plan.column_path);
+    return PLM_OK;
+}
+
+/* ---- all of it on this machine ----------------------------------------------------------------- */
+
+struct encode_phase {
+    struct plm_job *job;
+    struct plm_encoding *encoding;
+    uint8_t *done; /* [task] its run is there already */
+};
+
+static enum plm_code encode_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    struct encode_phase *e = arg;
+    if (!e->done[task])
+        return plm_encoding_task(e->encoding, task, worker, err);
+    plm_progress_add(e->job->ctx, e->job->plan.tasks[task].n);
+    return PLM_OK;
+}
+
 /* Runs of an earlier process: there, whole and of this job. */
 static enum plm_code find_done(void *arg, size_t task, unsigned worker, struct plm_err *err)
 {
-    struct encoding *e = arg;
+    struct encode_phase *e = arg;
     struct plm_run run = {0};
     struct plm_err why = {0};
     (void)worker;
@@ -178,55 +271,38 @@ static enum plm_code find_done(void *arg, size_t task, unsigned worker, struct p
     return rc;
 }
 
-/* Adds up what the runs say about themselves: rows, drops, hashes, true neighbours. */
+/* Adds up what the runs say about themselves. */
 static enum plm_code sum_up(struct plm_job *job, struct plm_err *err)
 {
-    struct plm_run_stats *t = &job->totals;
-    size_t n_places = job->probes.n * PLM_PROBE_K;
     struct plm_neighbour *found = NULL;
     enum plm_code rc = PLM_OK;
 
-    memset(t, 0, sizeof *t);
-    PLM_TRY(plm_alloc(job->ctx, &job->truth, n_places, sizeof *job->truth, err));
-    PLM_TRY(plm_alloc(job->ctx, &found, n_places, sizeof *found, err));
-    plm_neighbours_clear(job->truth, job->probes.n);
+    PLM_TRY(plm_totals_begin(job, err));
+    PLM_TRY(plm_alloc(job->ctx, &found, job->probes.n * PLM_PROBE_K, sizeof *found, err));
     for (size_t task = 0; task < job->plan.n_tasks; task++) {
         struct plm_run run = {0};
         PLM_TRY(plm_run_open(job, task, false, &run, found, err));
-        t->n += run.stats.n;
-        for (int d = 0; d < PLM_N_DROPS; d++)
-            t->dropped[d] += run.stats.dropped[d];
-        t->hash_low += run.stats.hash_low;
-        t->hash_high += run.stats.hash_high;
-        t->loss += run.stats.loss;
-        for (size_t q = 0; q < job->probes.n; q++)
-            plm_neighbours_merge(job->truth + q * PLM_PROBE_K, found + q * PLM_PROBE_K, PLM_PROBE_K);
+        plm_totals_add(job, &run.stats, found);
         plm_run_close(&run);
     }
+    PLM_TRY(plm_totals_check(job, err));
 done:
     plm_free(job->ctx, found);
     return rc;
 }
 
-static enum plm_code encode_all(struct encoding *e, struct plm_err *err)
+static enum plm_code encode_all(struct encode_phase *e, struct plm_err *err)
 {
-    struct plm_job *job = e->job;
-    struct plm_ctx *ctx = job->ctx;
-    const struct plm_model *m = &job->model;
+    struct plm_ctx *ctx = e->job->ctx;
     unsigned threads = ctx->threads;
     enum plm_code rc = PLM_OK;
 
-    if (job->plan.memory.encode_threads < threads)
-        ctx->threads = job->plan.memory.encode_threads; /* the budget has room for so many */
-    e->n_encoders = ctx->threads;
-    PLM_TRY(plm_calloc(ctx, &e->encoders, e->n_encoders, sizeof *e->encoders, err));
-    PLM_TRY(plm_calloc(ctx, &e->done, job->plan.n_tasks, 1, err));
-    if (job->resumed)
-        PLM_TRY(plm_parallel(ctx, job->plan.n_tasks, find_done, e, err));
-    PLM_TRY(plm_probe_panels_init(ctx, &job->probes, m->dim, m->metric, &e->panels, err));
-    PLM_TRY(plm_assigner_create(ctx, m->centroids, m->k, m->dim, m->metric == PLM_DOT ? PLM_DOT : PLM_L2,
-                                &e->assigner, err));
-    PLM_TRY(plm_parallel(ctx, job->plan.n_tasks, encode_task, e, err));
+    PLM_TRY(plm_calloc(ctx, &e->done, e->job->plan.n_tasks, 1, err));
+    PLM_TRY(plm_encoding_open(e->job, &e->encoding, err));
+    ctx->threads = plm_encoding_threads(e->encoding);
+    if (e->job->resumed)
+        PLM_TRY(plm_parallel(ctx, e->job->plan.n_tasks, find_done, e, err));
+    PLM_TRY(plm_parallel(ctx, e->job->plan.n_tasks, encode_task, e, err));
 done:
     ctx->threads = threads;
     return rc;
@@ -234,25 +310,17 @@ done:
 
 enum plm_code plm_build_encode(struct plm_job *job, struct plm_err *err)
 {
-    struct encoding e = {.job = job};
+    struct encode_phase e = {.job = job};
     double began = plm_now_seconds();
     enum plm_code rc = PLM_OK;
 
     plm_progress_begin(job->ctx, "encode", job->plan.n_live, "rows");
     PLM_TRY(encode_all(&e, err));
     PLM_TRY(sum_up(job, err));
-    if (job->totals.n == 0)
-        rc = plm_fail(err, PLM_DATA, "nothing to index: no row of \"%s\" has a usable vector",
-                      job->plan.column_path);
-    else
-        plm_progress_end(job->ctx);
+    plm_progress_end(job->ctx);
 done:
-    for (unsigned i = 0; e.encoders && i < e.n_encoders; i++)
-        free_encoder(job->ctx, &e.encoders[i]);
-    plm_free(job->ctx, e.encoders);
+    plm_encoding_close(e.encoding);
     plm_free(job->ctx, e.done);
-    plm_probe_panels_reset(&e.panels);
-    plm_assigner_destroy(e.assigner);
     job->seconds.encode = plm_now_seconds() - began;
     return rc;
 }

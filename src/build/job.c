@@ -2,7 +2,8 @@
  *
  * A local table's job lives in <root>/_pilum/<job>/: plan.json, model pieces, runs, the lock and
  * the index files being assembled. With another work directory, pieces and runs go there and
- * only the lock and the assembled files stay with the table.
+ * only the lock and the assembled files stay with the table. A job shared by several processes
+ * has everything in <root>/_pilum/<job>/, on S3 too.
  */
 #include <stdlib.h>
 
@@ -46,7 +47,7 @@ static enum plm_code open_work(struct plm_job *job, const struct plm_build_optio
     const char *temporary = getenv("TMPDIR");
     enum plm_code rc = PLM_OK;
 
-    if (!o->work_dir && !is_remote(job))
+    if (job->is_shared || (!o->work_dir && !is_remote(job)))
         return plm_store_open_at(job->root, job->out_dir, &job->work, err);
     if (o->work_dir)
         PLM_TRY(plm_strdup(job->ctx, o->work_dir, &path, err));
@@ -67,7 +68,7 @@ static enum plm_code lock_job(struct plm_job *job, struct plm_err *err)
     char *path = NULL;
     enum plm_code rc = PLM_OK;
 
-    if (job->lock)
+    if (job->lock || (job->is_shared && is_remote(job)))
         return PLM_OK;
     if (is_remote(job))
         return plm_store_lock(job->work, "lock", &job->lock, err);
@@ -86,6 +87,8 @@ static enum plm_code clear_job(struct plm_job *job, struct plm_err *err)
     struct plm_entries entries = {0};
     enum plm_code rc = PLM_OK;
 
+    if (job->is_shared && is_remote(job))
+        return plm_store_delete_tree(job->root, job->out_dir, err);
     PLM_TRY(plm_store_list(job->work, "", 0, &entries, err));
     for (size_t i = 0; i < entries.n; i++)
         if (strcmp(entries.items[i].name, "lock") != 0)
@@ -122,7 +125,10 @@ static enum plm_code save_plan(struct plm_job *job, struct plm_err *err)
     enum plm_code rc = PLM_OK;
     plm_buf_init(&json, job->ctx, PLAN_BYTES_MAX);
     PLM_TRY(plm_pins_save(&job->plan, &json, err));
-    PLM_TRY(plm_store_put(job->work, "plan.json", json.data, json.len, err));
+    if (job->is_shared && is_remote(job)) /* the lock of a store that has none */
+        PLM_TRY(plm_store_put_if_absent(job->work, "plan.json", json.data, json.len, err));
+    else
+        PLM_TRY(plm_store_put(job->work, "plan.json", json.data, json.len, err));
 done:
     plm_buf_reset(&json);
     return rc;
@@ -266,7 +272,7 @@ static enum plm_code identify(struct plm_job *job, const struct plm_build_option
 {
     char *salt = NULL;
     enum plm_code rc = PLM_OK;
-    bool elsewhere = o->work_dir || is_remote(job);
+    bool elsewhere = !job->is_shared && (o->work_dir || is_remote(job));
 
     PLM_TRY(plm_format(job->ctx, &salt, err, "%s|%s", job->manifest.branch ? job->manifest.branch : "",
                        elsewhere ? plm_store_uri(job->root) : ""));
@@ -275,6 +281,26 @@ static enum plm_code identify(struct plm_job *job, const struct plm_build_option
     PLM_TRY(open_work(job, o, err));
 done:
     plm_free(job->ctx, salt);
+    return rc;
+}
+
+/* plan.json of a job begun here and now; *carry changes when another process was first. */
+static enum plm_code begin_plan(struct plm_job *job, const struct plm_build_options *o,
+                                enum carry *carry, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(make_plan(job, o, err));
+    PLM_TRY(lock_job(job, err));
+    PLM_TRY(clear_job(job, err));
+    rc = save_plan(job, err);
+    if (rc == PLM_CONFLICT || rc == PLM_RETRY) { /* RETRY: it may be ours after all */
+        plm_source_close(&job->source);
+        rc = try_to_carry_on(job, o, carry, err);
+        if (rc == PLM_OK && *carry == CARRY_NOTHING)
+            rc = plm_fail(err, PLM_CONFLICT, "another process works on the same build");
+    }
+done:
     return rc;
 }
 
@@ -294,14 +320,10 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
         if (!o->restart)
             PLM_TRY(try_to_carry_on(job, o, &carry, err));
     }
+    if (carry == CARRY_NOTHING)
+        PLM_TRY(begin_plan(job, o, &carry, err));
     job->resumed = carry != CARRY_NOTHING;
     *done = carry == CARRY_COMMITTED;
-    if (carry == CARRY_NOTHING) {
-        PLM_TRY(make_plan(job, o, err));
-        PLM_TRY(lock_job(job, err));
-        PLM_TRY(clear_job(job, err));
-        PLM_TRY(save_plan(job, err));
-    }
     plm_plan_estimate(&job->source, &job->plan, &job->estimate);
 done:
     return rc;
@@ -342,6 +364,63 @@ enum plm_code plm_job_open(struct plm_ctx *ctx, const struct plm_table_ref *tabl
     uint64_t budget = ctx->memory_budget_bytes;
     begin_job(ctx, table, out);
     return end_opening(out, budget, open_job(out, o, done, err));
+}
+
+enum plm_code plm_job_open_shared(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                                  const struct plm_build_options *o, uint32_t n_workers,
+                                  struct plm_job *out, bool *done, struct plm_err *err)
+{
+    uint64_t budget = ctx->memory_budget_bytes;
+    begin_job(ctx, table, out);
+    out->is_shared = true;
+    out->plan.n_workers = n_workers;
+    return end_opening(out, budget, open_job(out, o, done, err));
+}
+
+/* The driver's plan must be in the job's directory as this process sees it. */
+static enum plm_code check_shared(struct plm_job *job, struct plm_view plan_json, struct plm_err *err)
+{
+    struct plm_buf here;
+    plm_buf_init(&here, job->ctx, PLAN_BYTES_MAX);
+    enum plm_code rc = plm_store_get(job->work, "plan.json", &here, err);
+
+    if (rc == PLM_NOT_FOUND ||
+        (rc == PLM_OK && (here.len != plan_json.len || memcmp(here.data, plan_json.data, here.len) != 0)))
+        rc = plm_fail(err, PLM_NOT_FOUND,
+                      "%s: the files of the build are not visible here; a table on local disk needs a file "
+                      "system that all nodes share",
+                      plm_store_uri(job->work));
+    plm_buf_reset(&here);
+    return rc;
+}
+
+static enum plm_code join_job(struct plm_job *job, const struct plm_build_options *o,
+                              struct plm_view plan_json, struct plm_err *err)
+{
+    struct plm_pins pins = {0};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_options_check(o, &job->plan, err));
+    PLM_TRY(open_root(job, err));
+    PLM_TRY(identify(job, o, err));
+    PLM_TRY(plm_pins_load(job->ctx, plan_json, job->plan.id, &pins, err));
+    PLM_TRY(check_shared(job, plan_json, err));
+    PLM_TRY(reopen_pinned(job, &pins, err));
+    PLM_TRY(adopt_pins(job, o, &pins, err));
+done:
+    plm_pins_reset(&pins);
+    return rc;
+}
+
+enum plm_code plm_job_join(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                           const struct plm_build_options *o, uint32_t n_workers,
+                           struct plm_view plan_json, struct plm_job *out, struct plm_err *err)
+{
+    uint64_t budget = ctx->memory_budget_bytes;
+    begin_job(ctx, table, out);
+    out->is_shared = true;
+    out->plan.n_workers = n_workers;
+    return end_opening(out, budget, join_job(out, o, plan_json, err));
 }
 
 enum plm_code plm_job_preview(struct plm_ctx *ctx, const struct plm_table_ref *table,
@@ -385,6 +464,8 @@ enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
 
     if (job->work_parent)
         PLM_TRY(plm_store_delete_tree(job->work_parent, job->plan.id, err));
+    if (is_remote(job) && job->is_shared)
+        PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
     if (!is_remote(job)) {
         PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
         PLM_TRY(plm_store_list(job->root, "_pilum", 1, &left, err));

@@ -9,6 +9,7 @@
 #define BATCH_BYTES_MIN ((size_t)128 << 10)
 #define TASK_BYTES ((uint64_t)64 << 20)
 #define TASK_BYTES_MIN ((uint64_t)1 << 20)
+#define TASK_BYTES_SHARED ((uint64_t)256 << 10)
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
 
 struct shape {
@@ -45,9 +46,17 @@ static uint64_t merge_bytes(const struct shape *s, unsigned threads, uint64_t ta
     return s->fixed + runs * (s->plan->num_partitions + 64) * sizeof(uint32_t) + threads * 2 * block;
 }
 
+/* Training rows that this process keeps: with several workers its share, and as much again for
+ * the shards of a worker that was lost. */
+static uint64_t kept_rows(const struct plm_plan *p)
+{
+    return p->n_workers < 2 ? p->sample_rows
+                            : plm_min_u64(p->sample_rows, 2 * (p->sample_rows / p->n_workers + 1));
+}
+
 static uint64_t sample_bytes(const struct plm_plan *p)
 {
-    return p->sample_rows * p->column.dim * sizeof(float);
+    return kept_rows(p) * p->column.dim * sizeof(float);
 }
 
 static uint64_t pq_rows(const struct plm_plan *p)
@@ -59,7 +68,7 @@ static uint64_t pq_rows(const struct plm_plan *p)
 static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t ivf = plm_train_bytes(p->sample_rows, p->column.dim, p->num_partitions, threads), pq = 0;
+    uint64_t ivf = plm_train_bytes(kept_rows(p), p->column.dim, p->num_partitions, threads), pq = 0;
     if (p->quantizer == PLM_PQ) {
         uint32_t dsub = p->column.dim / p->num_sub_vectors;
         pq = pq_rows(p) * (pq_group * dsub * sizeof(float) + sizeof(uint32_t)) +
@@ -110,6 +119,18 @@ static bool fit_train(const struct shape *s, uint64_t budget, struct plm_memory_
     return true;
 }
 
+/* Enough tasks that several workers end at about the same time. Runs are no shorter than
+ * TASK_BYTES_SHARED, so that merging reads long slices. */
+static uint64_t share_tasks(const struct shape *s, uint64_t task_rows)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t lanes = (uint64_t)p->n_workers * p->ctx->threads;
+    if (p->n_workers < 1)
+        return task_rows;
+    uint64_t least = plm_min_u64(task_rows, rows_of(TASK_BYTES_SHARED, s->code_bytes, p->n_live));
+    return plm_max_u64(least, plm_min_u64(task_rows, p->n_live / (4 * lanes) + 1));
+}
+
 enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *p,
                               struct plm_err *err)
 {
@@ -120,6 +141,7 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     uint64_t budget = p->budget_bytes;
 
     bool fits = fit_encode(&s, budget, &m);
+    m.task_rows = share_tasks(&s, m.task_rows);
     fits = fit_merge(&s, budget, &m) && fits;
     fits = fit_train(&s, budget, &m) && fits;
     uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);

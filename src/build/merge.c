@@ -7,10 +7,11 @@
  */
 #include <stdlib.h>
 
+#include "build/merge.h"
 #include "build/run.h"
 #include "build/segment_dir.h"
 
-struct merging {
+struct plm_merge {
     struct plm_job *job;
     size_t segment;
     struct plm_run *runs; /* [n_runs] of this segment */
@@ -19,6 +20,8 @@ struct merging {
     uint32_t *lengths;    /* [k] */
     struct plm_layout layout;
     struct plm_writer *writer;
+    bool is_shared;       /* other processes may have the writer open, too */
+    struct plm_buf tail;  /* of the file */
     struct block_scratch *scratch; /* one for each thread */
     unsigned n_scratch;
     uint32_t k, code_bytes;
@@ -39,7 +42,7 @@ struct block {
     uint8_t *rowids, *codes; /* their pages in scratch->out */
 };
 
-static uint32_t partition_of(const struct merging *m, uint64_t row)
+static uint32_t partition_of(const struct plm_merge *m, uint64_t row)
 {
     uint32_t low = 0, high = m->k;
     while (high - low > 1) { /* last partition that starts at or before the row */
@@ -54,7 +57,7 @@ static uint32_t partition_of(const struct merging *m, uint64_t row)
 
 /* ---- reading a slice -------------------------------------------------------------------------- */
 
-static enum plm_code read_slice(struct merging *m, struct block_scratch *s, const struct plm_run *run,
+static enum plm_code read_slice(struct plm_merge *m, struct block_scratch *s, const struct plm_run *run,
                                 uint64_t at, uint64_t n, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
@@ -72,7 +75,7 @@ done:
 }
 
 /* Rows [*from, *to) of the run's partition p that lie in the block; final row of *from in *row. */
-static void clip_rows(const struct merging *m, const struct block *b, const struct plm_run *run,
+static void clip_rows(const struct plm_merge *m, const struct block *b, const struct plm_run *run,
                       uint32_t p, uint64_t before, uint32_t *from, uint32_t *to, uint64_t *row)
 {
     uint64_t first = m->starts[p] + before, end = first + (run->starts[p + 1] - run->starts[p]);
@@ -87,7 +90,7 @@ static void clip_rows(const struct merging *m, const struct block *b, const stru
 
 /* ---- row-major columns: row ids, FLAT and SQ codes ------------------------------------------------ */
 
-static enum plm_code place_rows(struct merging *m, struct block_scratch *s, const struct block *b,
+static enum plm_code place_rows(struct plm_merge *m, struct block_scratch *s, const struct block *b,
                                 const struct plm_run *run, uint64_t column_at, size_t row_bytes,
                                 uint8_t *page, struct plm_err *err)
 {
@@ -126,7 +129,7 @@ struct planes {
     uint32_t first, last;
 };
 
-static bool find_planes(const struct merging *m, const struct block *b, uint32_t p, struct planes *out)
+static bool find_planes(const struct plm_merge *m, const struct block *b, uint32_t p, struct planes *out)
 {
     uint64_t width = m->code_bytes;
     out->n = m->lengths[p];
@@ -141,7 +144,7 @@ static bool find_planes(const struct merging *m, const struct block *b, uint32_t
 }
 
 /* The run's piece of every plane of partition p; slice_at = where the slice begins in the run. */
-static void place_planes(const struct merging *m, const struct block_scratch *s, const struct block *b,
+static void place_planes(const struct plm_merge *m, const struct block_scratch *s, const struct block *b,
                          const struct plm_run *run, uint32_t p, uint64_t slice_at)
 {
     struct planes q;
@@ -159,7 +162,7 @@ static void place_planes(const struct merging *m, const struct block_scratch *s,
     }
 }
 
-static enum plm_code place_transposed(struct merging *m, struct block_scratch *s,
+static enum plm_code place_transposed(struct plm_merge *m, struct block_scratch *s,
                                       const struct block *b, const struct plm_run *run,
                                       struct plm_err *err)
 {
@@ -186,7 +189,7 @@ done:
 
 /* ---- blocks ------------------------------------------------------------------------------------------ */
 
-static enum plm_code fill_block(struct merging *m, struct block_scratch *s, const struct block *b,
+static enum plm_code fill_block(struct plm_merge *m, struct block_scratch *s, const struct block *b,
                                 struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
@@ -207,9 +210,16 @@ done:
     return rc;
 }
 
-static enum plm_code merge_block(void *arg, size_t number, unsigned worker, struct plm_err *err)
+struct range {
+    struct plm_merge *merge;
+    uint64_t first;
+};
+
+static enum plm_code merge_block(void *arg, size_t task, unsigned worker, struct plm_err *err)
 {
-    struct merging *m = arg;
+    const struct range *range = arg;
+    struct plm_merge *m = range->merge;
+    uint64_t number = range->first + task;
     struct block_scratch *s = &m->scratch[worker];
     struct plm_ctx *ctx = m->job->ctx;
     const struct plm_layout *l = &m->layout;
@@ -240,7 +250,7 @@ done:
 
 /* ---- a segment ----------------------------------------------------------------------------------------- */
 
-static enum plm_code open_runs(struct merging *m, struct plm_err *err)
+static enum plm_code open_runs(struct plm_merge *m, struct plm_err *err)
 {
     struct plm_job *job = m->job;
     const struct plm_segment_plan *segment = &job->plan.segments[m->segment];
@@ -266,58 +276,35 @@ done:
     return rc;
 }
 
-static enum plm_code write_index_file(struct merging *m, const char *dir, struct plm_err *err)
+enum plm_code plm_merge_open(struct plm_job *job, size_t segment, struct plm_merge **out,
+                             struct plm_err *err)
 {
-    struct plm_job *job = m->job;
-    struct plm_buf file;
-    char *path = NULL;
-    __int128 units = 0;
+    struct plm_merge *m = NULL;
     enum plm_code rc = PLM_OK;
 
-    plm_buf_init(&file, job->ctx, SIZE_MAX);
-    for (size_t r = 0; r < m->n_runs; r++)
-        units += m->runs[r].stats.loss;
-    PLM_TRY(plm_index_main(&job->model, (double)units * job->loss_unit, job->plan.file_major, job->plan.file_minor, &file, err));
-    PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_INDEX_FILE, dir));
-    PLM_TRY(plm_store_put(job->root, path, file.data, file.len, err));
+    PLM_TRY(plm_calloc(job->ctx, &m, 1, sizeof *m, err));
+    m->job = job;
+    m->segment = segment;
+    m->k = job->model.k;
+    m->code_bytes = plm_model_code_bytes(&job->model);
+    m->transposed = job->model.quantizer == PLM_PQ;
+    plm_buf_init(&m->tail, job->ctx, SIZE_MAX);
+    PLM_TRY(open_runs(m, err));
+    *out = m;
+    m = NULL;
 done:
-    plm_free(job->ctx, path);
-    plm_buf_reset(&file);
+    plm_merge_close(m);
     return rc;
 }
 
-static enum plm_code write_aux_file(struct merging *m, const char *dir, struct plm_err *err)
+void plm_merge_close(struct plm_merge *m)
 {
-    struct plm_job *job = m->job;
-    struct plm_ctx *ctx = job->ctx;
-    struct plm_buf tail;
-    char *path = NULL;
-    unsigned threads = ctx->threads;
-    enum plm_code rc = PLM_OK;
-
-    plm_buf_init(&tail, ctx, SIZE_MAX);
-    uint64_t end = plm_layout_end(&m->layout);
-    PLM_TRY(plm_index_aux_tail(&job->model, &m->layout, m->lengths, job->plan.file_major,
-                               job->plan.file_minor, &tail, err));
-    PLM_TRY(plm_format(ctx, &path, err, "%s/" PLM_AUX_FILE, dir));
-    PLM_TRY(plm_writer_open(job->root, path, end + tail.len, NULL, NULL, &m->writer, err));
-    ctx->threads = (unsigned)plm_min_u64(threads, job->plan.memory.merge_threads);
-    rc = plm_parallel(ctx, m->layout.n_blocks, merge_block, m, err);
-    ctx->threads = threads;
-    PLM_TRY(rc);
-    PLM_TRY(plm_writer_write(m->writer, (unsigned)m->layout.n_blocks + 1, end, tail.data, tail.len, err));
-    PLM_TRY(plm_writer_finish(m->writer, err));
-    m->writer = NULL;
-done:
-    plm_free(ctx, path);
-    plm_buf_reset(&tail);
-    return rc;
-}
-
-static void close_segment(struct merging *m)
-{
+    if (!m)
+        return;
     struct plm_ctx *ctx = m->job->ctx;
-    if (m->writer)
+    if (m->writer && m->is_shared)
+        plm_writer_detach(m->writer);
+    else if (m->writer)
         plm_writer_abort(m->writer);
     for (size_t r = 0; r < m->n_runs; r++)
         plm_run_close(&m->runs[r]);
@@ -330,10 +317,112 @@ static void close_segment(struct merging *m)
     plm_free(ctx, m->runs);
     plm_free(ctx, m->starts);
     plm_free(ctx, m->lengths);
+    plm_buf_reset(&m->tail);
+    plm_free(ctx, m);
 }
 
-/* The marker says that both files of the segment are whole. */
-static enum plm_code is_merged(struct plm_job *job, size_t segment, bool *yes, struct plm_err *err)
+size_t plm_merge_segment(const struct plm_merge *m)
+{
+    return m->segment;
+}
+
+uint64_t plm_merge_blocks(const struct plm_merge *m)
+{
+    return m->layout.n_blocks;
+}
+
+const uint32_t *plm_merge_lengths(const struct plm_merge *m)
+{
+    return m->lengths;
+}
+
+/* ---- the files ---------------------------------------------------------------------------------------- */
+
+static enum plm_code write_index_file(struct plm_merge *m, struct plm_err *err)
+{
+    struct plm_job *job = m->job;
+    struct plm_buf file;
+    char *dir = NULL, *path = NULL;
+    __int128 units = 0;
+    enum plm_code rc = PLM_OK;
+
+    plm_buf_init(&file, job->ctx, SIZE_MAX);
+    for (size_t r = 0; r < m->n_runs; r++)
+        units += m->runs[r].stats.loss;
+    PLM_TRY(plm_index_main(&job->model, (double)units * job->loss_unit, job->plan.file_major,
+                           job->plan.file_minor, &file, err));
+    PLM_TRY(plm_segment_made_dir(job, m->segment, &dir, err));
+    PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_INDEX_FILE, dir));
+    PLM_TRY(plm_store_put(job->root, path, file.data, file.len, err));
+done:
+    plm_free(job->ctx, dir);
+    plm_free(job->ctx, path);
+    plm_buf_reset(&file);
+    return rc;
+}
+
+static enum plm_code open_writer(struct plm_merge *m, const char *token, char **token_out,
+                                 struct plm_err *err)
+{
+    struct plm_job *job = m->job;
+    char *dir = NULL, *path = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_index_aux_tail(&job->model, &m->layout, m->lengths, job->plan.file_major,
+                               job->plan.file_minor, &m->tail, err));
+    m->n_scratch = (unsigned)plm_min_u64(job->ctx->threads, job->plan.memory.merge_threads);
+    PLM_TRY(plm_calloc(job->ctx, &m->scratch, m->n_scratch, sizeof *m->scratch, err));
+    PLM_TRY(plm_segment_made_dir(job, m->segment, &dir, err));
+    PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_AUX_FILE, dir));
+    PLM_TRY(plm_writer_open(job->root, path, plm_layout_end(&m->layout) + m->tail.len, token, token_out,
+                            &m->writer, err));
+    m->is_shared = token || token_out;
+done:
+    plm_free(job->ctx, dir);
+    plm_free(job->ctx, path);
+    return rc;
+}
+
+enum plm_code plm_merge_begin(struct plm_merge *m, char **token, struct plm_err *err)
+{
+    return open_writer(m, NULL, token, err);
+}
+
+enum plm_code plm_merge_join(struct plm_merge *m, const char *token, struct plm_err *err)
+{
+    return open_writer(m, token, NULL, err);
+}
+
+enum plm_code plm_merge_write(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err)
+{
+    struct plm_ctx *ctx = m->job->ctx;
+    struct range range = {m, first};
+    unsigned threads = ctx->threads;
+
+    PLM_ASSERT(first <= end && end <= m->layout.n_blocks);
+    ctx->threads = m->n_scratch;
+    enum plm_code rc = plm_parallel(ctx, (size_t)(end - first), merge_block, &range, err);
+    ctx->threads = threads;
+    return rc;
+}
+
+enum plm_code plm_merge_finish(struct plm_merge *m, struct plm_err *err)
+{
+    char marker[40];
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_writer_write(m->writer, (unsigned)m->layout.n_blocks + 1, plm_layout_end(&m->layout),
+                             m->tail.data, m->tail.len, err));
+    PLM_TRY(plm_writer_finish(m->writer, err));
+    m->writer = NULL;
+    PLM_TRY(write_index_file(m, err));
+    snprintf(marker, sizeof marker, "merged-%zu", m->segment);
+    PLM_TRY(plm_store_put(m->job->work, marker, "", 0, err));
+done:
+    return rc;
+}
+
+enum plm_code plm_merge_is_done(struct plm_job *job, size_t segment, bool *yes, struct plm_err *err)
 {
     char marker[40], *dir = NULL;
     uint64_t size;
@@ -350,35 +439,25 @@ static enum plm_code is_merged(struct plm_job *job, size_t segment, bool *yes, s
     return rc == PLM_NOT_FOUND ? PLM_OK : rc;
 }
 
+/* ---- all of it on this machine --------------------------------------------------------------------------- */
+
 static enum plm_code merge_segment(struct plm_job *job, size_t segment, struct plm_err *err)
 {
-    struct merging m = {
-        .job = job,
-        .segment = segment,
-        .k = job->model.k,
-        .code_bytes = plm_model_code_bytes(&job->model),
-        .transposed = job->model.quantizer == PLM_PQ,
-    };
-    char marker[40], *dir = NULL;
-    bool merged = false;
+    struct plm_merge *m = NULL;
+    bool is_done = false;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(open_runs(&m, err));
-    PLM_TRY(is_merged(job, segment, &merged, err));
-    if (!merged) {
-        m.n_scratch = job->ctx->threads;
-        PLM_TRY(plm_calloc(job->ctx, &m.scratch, m.n_scratch, sizeof *m.scratch, err));
-        PLM_TRY(plm_segment_made_dir(job, segment, &dir, err));
-        PLM_TRY(write_aux_file(&m, dir, err));
-        PLM_TRY(write_index_file(&m, dir, err));
-        snprintf(marker, sizeof marker, "merged-%zu", segment);
-        PLM_TRY(plm_store_put(job->work, marker, "", 0, err));
+    PLM_TRY(plm_merge_open(job, segment, &m, err));
+    PLM_TRY(plm_merge_is_done(job, segment, &is_done, err));
+    if (!is_done) {
+        PLM_TRY(plm_merge_begin(m, NULL, err));
+        PLM_TRY(plm_merge_write(m, 0, m->layout.n_blocks, err));
+        PLM_TRY(plm_merge_finish(m, err));
     }
-    job->lengths[segment] = m.lengths;
-    m.lengths = NULL;
+    job->lengths[segment] = m->lengths;
+    m->lengths = NULL;
 done:
-    close_segment(&m);
-    plm_free(job->ctx, dir);
+    plm_merge_close(m);
     return rc;
 }
 

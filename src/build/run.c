@@ -4,6 +4,7 @@
 
 #define MAGIC "PLMRUN01"
 #define WRITE_BYTES ((size_t)1 << 20)
+#define PART_BYTES ((size_t)8 << 20) /* on S3, where parts have a least size */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "runs are written as they lie in memory");
 
@@ -26,8 +27,9 @@ static uint64_t run_bytes(uint64_t n, uint32_t k, uint32_t code_bytes, uint64_t 
 
 struct out {
     struct plm_writer *writer;
-    uint8_t *buffer;
-    size_t used;
+    uint8_t *buffer; /* [cap], and behind it room for the footer */
+    size_t used, cap;
+    unsigned part;
     uint64_t at;
     XXH3_state_t *hash;
 };
@@ -37,7 +39,7 @@ static enum plm_code flush(struct out *o, struct plm_err *err)
     if (o->used == 0)
         return PLM_OK;
     XXH3_64bits_update(o->hash, o->buffer, o->used);
-    enum plm_code rc = plm_writer_write(o->writer, 1, o->at, o->buffer, o->used, err);
+    enum plm_code rc = plm_writer_write(o->writer, ++o->part, o->at, o->buffer, o->used, err);
     o->at += o->used;
     o->used = 0;
     return rc;
@@ -47,12 +49,12 @@ static enum plm_code put(struct out *o, const void *bytes, size_t n, struct plm_
 {
     const uint8_t *from = bytes;
     while (n > 0) {
-        size_t now = plm_min_size(n, WRITE_BYTES - o->used);
+        size_t now = plm_min_size(n, o->cap - o->used);
         memcpy(o->buffer + o->used, from, now);
         o->used += now;
         from += now;
         n -= now;
-        if (o->used == WRITE_BYTES) {
+        if (o->used == o->cap) {
             enum plm_code rc = flush(o, err);
             if (rc != PLM_OK)
                 return rc;
@@ -74,7 +76,7 @@ static enum plm_code put_codes(struct out *o, const uint8_t *codes, const uint32
     for (size_t j = 0; j < code_bytes; j++)
         for (size_t i = 0; i < n; i++) {
             o->buffer[o->used++] = codes[order[i] * code_bytes + j];
-            if (o->used == WRITE_BYTES)
+            if (o->used == o->cap)
                 PLM_TRY(flush(o, err));
         }
 done:
@@ -114,7 +116,6 @@ static enum plm_code put_run(struct plm_job *job, struct out *o, const struct pl
         PLM_TRY(put_codes(o, rows->codes, order + starts[p], starts[p + 1] - starts[p], code_bytes,
                           transpose, err));
     PLM_TRY(put(o, neighbours, job->probes.n * PLM_PROBE_K * sizeof *neighbours, err));
-    PLM_TRY(flush(o, err));
 done:
     return rc;
 }
@@ -131,9 +132,48 @@ static enum plm_code put_footer(struct plm_job *job, struct out *o, size_t task,
     f.n_probes = job->probes.n;
     f.k = job->model.k;
     f.code_bytes = plm_model_code_bytes(&job->model);
+    XXH3_64bits_update(o->hash, o->buffer, o->used);
     f.xxh3 = XXH3_64bits_digest(o->hash);
     memcpy(f.magic, MAGIC, 8);
-    return plm_writer_write(o->writer, 1, o->at, &f, sizeof f, err);
+    memcpy(o->buffer + o->used, &f, sizeof f);
+    return plm_writer_write(o->writer, ++o->part, o->at, o->buffer, o->used + sizeof f, err);
+}
+
+/* Where the run is written before it has its name. Several processes may make one run at once (a
+ * twin of a slow one): each has its own, and all are equal. On S3 an upload has no name before
+ * its end. */
+static enum plm_code part_name(const struct plm_job *job, size_t task, char *out, size_t n,
+                               struct plm_err *err)
+{
+    uint8_t uuid[16];
+    char text[37];
+    enum plm_code rc = plm_uuid_random(uuid, err);
+
+    if (rc != PLM_OK)
+        return rc;
+    plm_uuid_text(uuid, text);
+    if (plm_store_is_local(job->work))
+        snprintf(out, n, "run-%zu.part-%s", task, text);
+    else
+        snprintf(out, n, "run-%zu", task);
+    return PLM_OK;
+}
+
+/* No fsync on local disk: a run that a power cut damages is made again. */
+static enum plm_code finish_run(struct plm_job *job, struct out *o, const char *part, const char *name,
+                                struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    if (plm_store_is_local(job->work))
+        plm_writer_detach(o->writer);
+    else
+        PLM_TRY(plm_writer_finish(o->writer, err));
+    o->writer = NULL;
+    if (plm_store_is_local(job->work))
+        PLM_TRY(plm_store_rename(job->work, part, name, err));
+done:
+    return rc;
 }
 
 enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_run_rows *rows,
@@ -144,11 +184,12 @@ enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_r
     struct out o = {.hash = XXH3_createState()};
     uint32_t k = job->model.k, *starts = NULL, *order = NULL;
     uint64_t size = run_bytes(rows->n, k, plm_model_code_bytes(&job->model), job->probes.n);
-    char name[32], part[40];
+    char name[32], part[80];
     enum plm_code rc = PLM_OK;
 
     snprintf(name, sizeof name, "run-%zu", task);
-    snprintf(part, sizeof part, "run-%zu.part", task);
+    o.cap = plm_store_is_local(job->work) ? WRITE_BYTES : PART_BYTES;
+    PLM_TRY(part_name(job, task, part, sizeof part, err));
     if (!o.hash) {
         rc = plm_fail(err, PLM_NOMEM, "%s: out of memory", name);
         goto done;
@@ -156,14 +197,12 @@ enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_r
     XXH3_64bits_reset(o.hash);
     PLM_TRY(plm_alloc(ctx, &starts, (size_t)k + 1, sizeof *starts, err));
     PLM_TRY(plm_alloc(ctx, &order, rows->n, sizeof *order, err));
-    PLM_TRY(plm_alloc(ctx, &o.buffer, WRITE_BYTES, 1, err));
+    PLM_TRY(plm_alloc(ctx, &o.buffer, o.cap + sizeof(struct footer), 1, err));
     sort_rows(rows, k, starts, order);
     PLM_TRY(plm_writer_open(job->work, part, size, NULL, NULL, &o.writer, err));
     PLM_TRY(put_run(job, &o, rows, starts, order, neighbours, err));
     PLM_TRY(put_footer(job, &o, task, rows->n, stats, err));
-    plm_writer_detach(o.writer); /* no fsync: a run that a power cut damages is made again */
-    o.writer = NULL;
-    PLM_TRY(plm_store_rename(job->work, part, name, err));
+    PLM_TRY(finish_run(job, &o, part, name, err));
 done:
     if (o.writer)
         plm_writer_abort(o.writer);

@@ -7,7 +7,6 @@
 
 #include "build/model_file.h"
 #include "build/train_parts.h"
-#include "cluster/train.h"
 #include "rows/half.h"
 
 #define CHECKPOINT_EVERY_S 5.0
@@ -69,23 +68,29 @@ enum plm_code plm_matrix_floats(const struct plm_matrix_view *m, const char *wha
 static enum plm_code take_sample(struct plm_job *job, struct plm_sample *sample, struct plm_err *err)
 {
     const struct plm_plan *p = &job->plan;
-    enum plm_code rc = plm_sample_take(&job->source, p->metric, p->sample_rows, p->seed,
-                                       p->memory.sample_bytes, job->work, "sample", sample, err);
-    if (rc != PLM_OK)
-        return rc;
-    if (sample->n == 0)
-        return plm_fail(err, PLM_DATA, "nothing to index: no row of \"%s\" has a usable vector",
-                        p->column_path);
-    job->trained_rows = sample->n;
-    return PLM_OK;
+    return plm_sample_take(&job->source, p->metric, p->sample_rows, p->seed, p->memory.sample_bytes,
+                           job->work, "sample", sample, err);
 }
 
 /* A power of two so small that a distance in units of it keeps 60 bits, and so large that no
  * distance between sampled rows reaches 2^62 units. */
-static double loss_unit(const struct plm_sample *sample)
+static double loss_unit(size_t dim, float max_abs)
 {
-    double largest = 4.0 * (double)sample->dim * sample->max_abs * (double)sample->max_abs + 4;
+    double largest = 4.0 * (double)dim * max_abs * (double)max_abs + 4;
     return ldexp(1, ilogb(largest) + 1 - 60);
+}
+
+enum plm_code plm_probes_alloc(struct plm_job *job, size_t n_sample, struct plm_err *err)
+{
+    struct plm_probes *q = &job->probes;
+    size_t n = plm_probe_count(n_sample);
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_alloc(job->ctx, &q->vectors, n * job->model.dim, sizeof(float), err));
+    PLM_TRY(plm_alloc(job->ctx, &q->rowids, n, sizeof *q->rowids, err));
+    q->n = n;
+done:
+    return rc;
 }
 
 /* Spread over the sample, so over the table. */
@@ -97,17 +102,14 @@ static enum plm_code draw_probes(struct plm_job *job, const struct plm_sample *s
     const float *row;
     enum plm_code rc = PLM_OK;
 
-    size_t n = plm_min_size(PLM_PROBE_QUERIES, sample->n);
-    PLM_TRY(plm_alloc(job->ctx, &q->vectors, n * sample->dim, sizeof(float), err));
-    PLM_TRY(plm_alloc(job->ctx, &q->rowids, n, sizeof *q->rowids, err));
+    PLM_TRY(plm_probes_alloc(job, sample->n, err));
     PLM_TRY(plm_alloc(job->ctx, &scratch, sample->dim, sizeof(float), err));
-    for (size_t i = 0; i < n; i++) {
-        size_t at = (2 * i + 1) * sample->n / (2 * n);
+    for (size_t i = 0; i < q->n; i++) {
+        size_t at = plm_probe_row(i, sample->n);
         PLM_TRY(plm_sample_rows(sample, at, 1, scratch, &row, err));
         memcpy(q->vectors + i * sample->dim, row, sample->dim * sizeof(float));
         q->rowids[i] = sample->rowids[at];
     }
-    q->n = n;
 done:
     plm_free(job->ctx, scratch);
     return rc;
@@ -118,44 +120,40 @@ done:
 struct checkpoints {
     struct plm_job *job;
     double last;
-    unsigned reported;
 };
 
-static enum plm_code after_step(void *arg, const struct plm_trainer *trainer, struct plm_err *err)
+enum plm_code plm_train_checkpoint(struct plm_job *job, const struct plm_trainer *trainer, double *last,
+                                   struct plm_err *err)
 {
-    struct checkpoints *c = arg;
     struct plm_buf saved;
-    unsigned done, total;
-    const char *what = "";
+    double now = plm_now_seconds();
     enum plm_code rc = PLM_OK;
 
-    plm_trainer_progress(trainer, &done, &total);
-    (void)plm_trainer_step(trainer, &what);
-    if (done > c->reported) {
-        plm_progress_add(c->job->ctx, done - c->reported);
-        c->reported = done;
-    }
-    plm_progress_detail(c->job->ctx, "%s", what ? what : "");
-    double now = plm_now_seconds();
-    if (now - c->last < CHECKPOINT_EVERY_S)
+    if (now - *last < CHECKPOINT_EVERY_S)
         return PLM_OK;
-    c->last = now;
-    plm_buf_init(&saved, c->job->ctx, CHECKPOINT_BYTES_MAX);
+    *last = now;
+    plm_buf_init(&saved, job->ctx, CHECKPOINT_BYTES_MAX);
     PLM_TRY(plm_trainer_save(trainer, &saved, err));
-    PLM_TRY(plm_store_put(c->job->work, "trainer", saved.data, saved.len, err));
+    PLM_TRY(plm_store_put(job->work, "trainer", saved.data, saved.len, err));
 done:
     plm_buf_reset(&saved);
     return rc;
 }
 
+static enum plm_code after_step(void *arg, const struct plm_trainer *trainer, struct plm_err *err)
+{
+    struct checkpoints *c = arg;
+    return plm_train_checkpoint(c->job, trainer, &c->last, err);
+}
+
 /* The trainer where an earlier process left it, else a fresh one. */
-static enum plm_code open_trainer(struct plm_job *job, const struct plm_sample *sample, uint32_t k,
+static enum plm_code open_trainer(struct plm_job *job, uint64_t n_sample, uint32_t k,
                                   struct plm_trainer **out, struct plm_err *err)
 {
     const struct plm_plan *p = &job->plan;
     struct plm_train_options options = {
-        .n_sample = sample->n,
-        .dim = sample->dim,
+        .n_sample = (size_t)n_sample,
+        .dim = p->column.dim,
         .k = k,
         .metric = p->metric == PLM_DOT ? PLM_DOT : PLM_L2,
         .seed = p->seed,
@@ -172,40 +170,58 @@ static enum plm_code open_trainer(struct plm_job *job, const struct plm_sample *
     return rc;
 }
 
-static enum plm_code train_centroids(struct plm_job *job, const struct plm_sample *sample,
+static enum plm_code begin_centroids(struct plm_job *job, uint64_t n_sample, struct plm_trainer **out,
                                      struct plm_err *err)
 {
     struct plm_trainer *trainer = NULL;
-    struct checkpoints c = {.job = job, .last = plm_now_seconds()};
-    const double *losses;
     unsigned done = 0, total = 0;
     enum plm_code rc = PLM_OK;
-    uint32_t k = (uint32_t)plm_min_u64(job->plan.num_partitions, sample->n);
+    uint32_t k = (uint32_t)plm_min_u64(job->plan.num_partitions, n_sample);
 
     if (k < job->plan.num_partitions)
         plm_warn(job->ctx, "%u partitions instead of %u: there are no more usable rows", k,
                  job->plan.num_partitions);
     PLM_TRY(plm_job_model_init(job, k, err));
-    PLM_TRY(open_trainer(job, sample, k, &trainer, err));
+    PLM_TRY(open_trainer(job, n_sample, k, &trainer, err));
     plm_trainer_progress(trainer, &done, &total);
-    c.reported = done;
     plm_progress_begin(job->ctx, "train", total + job->plan.num_sub_vectors, "steps");
     plm_progress_add(job->ctx, done);
-    PLM_TRY(plm_train_local(job->ctx, sample, trainer, after_step, &c, err));
-    memcpy(job->model.centroids, plm_trainer_centroids(trainer), (size_t)k * sample->dim * sizeof(float));
-    plm_round_to_element(job->model.centroids, (size_t)k * sample->dim, job->model.element);
+    *out = trainer;
+done:
+    return rc;
+}
 
+enum plm_code plm_train_take_centroids(struct plm_job *job, const struct plm_trainer *trainer,
+                                       struct plm_err *err)
+{
+    size_t n_values = (size_t)job->model.k * job->model.dim;
+    const double *losses;
+    enum plm_code rc = PLM_OK;
+
+    memcpy(job->model.centroids, plm_trainer_centroids(trainer), n_values * sizeof(float));
+    plm_round_to_element(job->model.centroids, n_values, job->model.element);
     size_t n = plm_trainer_losses(trainer, &losses);
     PLM_TRY(plm_alloc(job->ctx, &job->ivf_loss, n, sizeof(double), err));
     memcpy(job->ivf_loss, losses, n * sizeof(double));
     job->n_ivf_loss = n;
 done:
-    plm_trainer_destroy(trainer);
     return rc;
 }
 
-static enum plm_code take_centroids(struct plm_job *job, const struct plm_matrix_view *given,
-                                    struct plm_err *err)
+static enum plm_code train_centroids(struct plm_job *job, const struct plm_sample *sample,
+                                     struct plm_trainer *trainer, struct plm_err *err)
+{
+    struct checkpoints c = {.job = job, .last = plm_now_seconds()};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_train_local(job->ctx, sample, trainer, after_step, &c, err));
+    PLM_TRY(plm_train_take_centroids(job, trainer, err));
+done:
+    return rc;
+}
+
+static enum plm_code take_given(struct plm_job *job, const struct plm_matrix_view *given,
+                                struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     PLM_TRY(plm_job_model_init(job, job->plan.num_partitions, err));
@@ -216,29 +232,61 @@ done:
     return rc;
 }
 
+enum plm_code plm_train_begin(struct plm_job *job, const struct plm_build_options *o,
+                              const struct plm_sample_facts *facts, struct plm_trainer **out,
+                              struct plm_err *err)
+{
+    struct plm_trainer *trainer = NULL;
+    enum plm_code rc = PLM_OK;
+
+    if (facts->n == 0)
+        return plm_fail(err, PLM_DATA, "nothing to index: no row of \"%s\" has a usable vector",
+                        job->plan.column_path);
+    job->trained_rows = facts->n;
+    job->loss_unit = loss_unit(job->plan.column.dim, facts->max_abs);
+    if (o->ivf_centroids.data)
+        PLM_TRY(take_given(job, &o->ivf_centroids, err));
+    else
+        PLM_TRY(begin_centroids(job, facts->n, &trainer, err));
+    job->model.sq = (struct plm_sq){facts->lo, facts->hi};
+    *out = trainer;
+done:
+    return rc;
+}
+
 /* ---- all of it ---------------------------------------------------------------------------- */
 
 static enum plm_code make_model(struct plm_job *job, const struct plm_build_options *o,
                                 struct plm_err *err)
 {
     struct plm_sample sample = {0};
+    struct plm_trainer *trainer = NULL;
     enum plm_code rc = PLM_OK;
 
     plm_progress_begin(job->ctx, "train", 0, "rows");
     plm_progress_detail(job->ctx, "sampling");
     PLM_TRY(take_sample(job, &sample, err));
-    job->loss_unit = loss_unit(&sample);
-    if (o->ivf_centroids.data)
-        PLM_TRY(take_centroids(job, &o->ivf_centroids, err));
-    else
-        PLM_TRY(train_centroids(job, &sample, err));
-    job->model.sq = (struct plm_sq){sample.lo, sample.hi};
+    struct plm_sample_facts facts = {sample.n, sample.lo, sample.hi, sample.max_abs};
+    PLM_TRY(plm_train_begin(job, o, &facts, &trainer, err));
+    if (trainer)
+        PLM_TRY(train_centroids(job, &sample, trainer, err));
     if (job->plan.quantizer == PLM_PQ)
         PLM_TRY(plm_build_train_pq(job, &sample, &o->pq_codebook, err));
     PLM_TRY(draw_probes(job, &sample, err));
     plm_progress_end(job->ctx);
 done:
+    plm_trainer_destroy(trainer);
     plm_sample_reset(&sample);
+    return rc;
+}
+
+enum plm_code plm_train_end(struct plm_job *job, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    PLM_TRY(plm_model_save(job, err));
+    PLM_TRY(plm_store_delete(job->work, "trainer", err));
+    PLM_TRY(plm_store_delete(job->work, "pq", err));
+done:
     return rc;
 }
 
@@ -253,9 +301,7 @@ enum plm_code plm_build_train(struct plm_job *job, const struct plm_build_option
         plm_warn(job->ctx, "training anew: %s", why.message);
     if (rc == PLM_NOT_FOUND || rc == PLM_CORRUPT) {
         PLM_TRY(make_model(job, o, err));
-        PLM_TRY(plm_model_save(job, err));
-        PLM_TRY(plm_store_delete(job->work, "trainer", err));
-        PLM_TRY(plm_store_delete(job->work, "pq", err));
+        PLM_TRY(plm_train_end(job, err));
     } else if (rc != PLM_OK && err) {
         *err = why;
     }

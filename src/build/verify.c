@@ -1,32 +1,25 @@
 /* verify.c - checks an index before it is committed, and refuses one that is not right. */
-#include "build/check.h"
+#include "build/verify.h"
+
 #include "build/segment_dir.h"
 
-struct opened {
-    struct plm_segment *segments;
-    size_t n;
-};
+/* ---- pieces ---------------------------------------------------------------------------- */
 
-static enum plm_code open_segments(struct plm_job *job, struct opened *o, struct plm_err *err)
+enum plm_code plm_verify_open(struct plm_job *job, size_t segment, struct plm_segment *out,
+                              struct plm_err *err)
 {
     char *dir = NULL;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_calloc(job->ctx, &o->segments, job->plan.n_segments, sizeof *o->segments, err));
-    for (; o->n < job->plan.n_segments; o->n++) {
-        PLM_TRY(plm_segment_current_dir(job, o->n, &dir, err));
-        PLM_TRY(plm_segment_open_dir(job->root, dir, &o->segments[o->n], err));
-        plm_free(job->ctx, dir);
-        dir = NULL;
-    }
+    PLM_TRY(plm_segment_current_dir(job, segment, &dir, err));
+    PLM_TRY(plm_segment_open_dir(job->root, dir, out, err));
 done:
     plm_free(job->ctx, dir);
     return rc;
 }
 
-/* The model and the partition lengths, as they come back from the files. */
-static enum plm_code check_model(struct plm_job *job, size_t i, const struct plm_segment *s,
-                                 struct plm_err *err)
+enum plm_code plm_verify_model(struct plm_job *job, size_t i, const struct plm_segment *s,
+                               const uint32_t *lengths, struct plm_err *err)
 {
     const struct plm_model *mine = &job->model, *theirs = &s->model;
     size_t words = (size_t)mine->k * mine->dim * sizeof(float);
@@ -34,7 +27,7 @@ static enum plm_code check_model(struct plm_job *job, size_t i, const struct plm
     if (theirs->k != mine->k || theirs->dim != mine->dim || theirs->quantizer != mine->quantizer ||
         theirs->metric != mine->metric || memcmp(mine->centroids, theirs->centroids, words) != 0)
         return plm_fail(err, PLM_CORRUPT, "segment %zu: the model read back is not the one written", i);
-    if (memcmp(job->lengths[i], s->lengths, (size_t)mine->k * sizeof(uint32_t)) != 0)
+    if (memcmp(lengths, s->lengths, (size_t)mine->k * sizeof(uint32_t)) != 0)
         return plm_fail(err, PLM_CORRUPT, "segment %zu: the partition lengths read back differ", i);
     if (mine->quantizer == PLM_PQ &&
         memcmp(mine->pq.codebook, theirs->pq.codebook,
@@ -43,46 +36,76 @@ static enum plm_code check_model(struct plm_job *job, size_t i, const struct plm
     return PLM_OK;
 }
 
-/* Every usable row is in the index once: as many ids as encode saw, with the same hash. */
-static enum plm_code check_ids(struct plm_job *job, struct opened *o, struct plm_err *err)
+enum plm_code plm_verify_rows(struct plm_job *job, struct plm_segment *segment, uint64_t first, uint64_t n,
+                              bool full, struct plm_err *err)
 {
-    uint64_t n = 0, low = 0, high = 0;
-    for (size_t i = 0; i < o->n; i++) {
-        uint64_t l, h;
-        enum plm_code rc = plm_check_rowids(&o->segments[i], &l, &h, NULL, err);
-        if (rc != PLM_OK)
-            return rc;
-        n += o->segments[i].n_rows;
-        low += l;
-        high += h;
-    }
-    if (n != job->totals.n || low != job->totals.hash_low || high != job->totals.hash_high)
-        return plm_fail(err, PLM_CORRUPT,
-                        "the index has %" PRIu64 " row ids (hash %016" PRIx64 "), encoding saw %" PRIu64
-                        " (hash %016" PRIx64 ")",
-                        n, low, job->totals.n, job->totals.hash_low);
-    return PLM_OK;
-}
-
-static enum plm_code check_segment(struct plm_job *job, struct opened *o, size_t i, bool full,
-                                   struct plm_err *err)
-{
-    const struct plm_segment_plan *planned = &job->plan.segments[i];
     struct plm_check check = {
         .ctx = job->ctx,
         .source = &job->source,
-        .segment = &o->segments[i],
-        .first = planned->first_row,
-        .n = planned->n_rows,
+        .segment = segment,
+        .first = first,
+        .n = n,
         .seed = job->plan.seed,
         .is_ours = true,
         .findings = &job->findings,
     };
+    return plm_check_rows(&check, full, err);
+}
+
+enum plm_code plm_verify_ids(const struct plm_job *job, const struct plm_id_sum *sum, struct plm_err *err)
+{
+    const struct plm_run_stats *t = &job->totals;
+    if (sum->n != t->n || sum->hash_low != t->hash_low || sum->hash_high != t->hash_high)
+        return plm_fail(err, PLM_CORRUPT,
+                        "the index has %" PRIu64 " row ids (hash %016" PRIx64 "), encoding saw %" PRIu64
+                        " (hash %016" PRIx64 ")",
+                        sum->n, sum->hash_low, t->n, t->hash_low);
+    return PLM_OK;
+}
+
+enum plm_code plm_verify_findings(const struct plm_job *job, struct plm_err *err)
+{
+    const struct plm_findings *f = &job->findings;
+    if (f->n_problems > 0)
+        return plm_fail(err, PLM_CORRUPT,
+                        "%" PRIu64 " problems in %" PRIu64 " rows checked, %" PRIu64
+                        " of them in the wrong partition; nothing was committed",
+                        f->n_problems, f->checked_rows, f->misfiled);
+    return PLM_OK;
+}
+
+/* ---- all of it on this machine ----------------------------------------------------------- */
+
+struct opened {
+    struct plm_segment *segments;
+    size_t n;
+};
+
+static enum plm_code open_segments(struct plm_job *job, struct opened *o, struct plm_err *err)
+{
     enum plm_code rc = PLM_OK;
-    PLM_TRY(check_model(job, i, &o->segments[i], err));
-    PLM_TRY(plm_check_rows(&check, full, err));
+
+    PLM_TRY(plm_calloc(job->ctx, &o->segments, job->plan.n_segments, sizeof *o->segments, err));
+    for (; o->n < job->plan.n_segments; o->n++)
+        PLM_TRY(plm_verify_open(job, o->n, &o->segments[o->n], err));
 done:
     return rc;
+}
+
+/* Every usable row is in the index once: as many ids as encode saw, with the same hash. */
+static enum plm_code check_ids(struct plm_job *job, struct opened *o, struct plm_err *err)
+{
+    struct plm_id_sum sum = {0};
+    for (size_t i = 0; i < o->n; i++) {
+        uint64_t low, high;
+        enum plm_code rc = plm_check_rowids(&o->segments[i], &low, &high, NULL, err);
+        if (rc != PLM_OK)
+            return rc;
+        sum.n += o->segments[i].n_rows;
+        sum.hash_low += low;
+        sum.hash_high += high;
+    }
+    return plm_verify_ids(job, &sum, err);
 }
 
 static enum plm_code verify_all(struct plm_job *job, struct opened *o, bool full, struct plm_err *err)
@@ -91,15 +114,12 @@ static enum plm_code verify_all(struct plm_job *job, struct opened *o, bool full
 
     PLM_TRY(open_segments(job, o, err));
     PLM_TRY(check_ids(job, o, err));
-    for (size_t i = 0; i < o->n; i++)
-        PLM_TRY(check_segment(job, o, i, full, err));
-    if (job->findings.n_problems > 0) {
-        rc = plm_fail(err, PLM_CORRUPT,
-                      "%" PRIu64 " problems in %" PRIu64 " rows checked, %" PRIu64
-                      " of them in the wrong partition; nothing was committed",
-                      job->findings.n_problems, job->findings.checked_rows, job->findings.misfiled);
-        goto done;
+    for (size_t i = 0; i < o->n; i++) {
+        const struct plm_segment_plan *planned = &job->plan.segments[i];
+        PLM_TRY(plm_verify_model(job, i, &o->segments[i], job->lengths[i], err));
+        PLM_TRY(plm_verify_rows(job, &o->segments[i], planned->first_row, planned->n_rows, full, err));
     }
+    PLM_TRY(plm_verify_findings(job, err));
     plm_progress_detail(job->ctx, "recall");
     PLM_TRY(plm_check_recall(job->ctx, o->segments, o->n, &job->probes, job->truth, &job->findings, err));
 done:
