@@ -1,6 +1,6 @@
 #include "build/model_file.h"
 
-#include <xxhash.h>
+#include "build/piece.h"
 
 #define MAGIC "PLMMODL1"
 #define HISTORY_MAX 100000 /* iterations remembered; far above any max_iters that ends */
@@ -18,8 +18,8 @@ struct header {
 /* One part after another, hashed as they pass. */
 struct parts {
     struct plm_job *job;
-    struct plm_writer *writer; /* either */
-    struct plm_file *file;     /* or */
+    struct plm_piece *piece; /* either */
+    struct plm_file *file;   /* or */
     XXH3_state_t *hash;
     uint64_t at;
 };
@@ -27,8 +27,8 @@ struct parts {
 static enum plm_code pass(struct parts *p, void *bytes, size_t n, struct plm_err *err)
 {
     enum plm_code rc = n == 0 ? PLM_OK
-                       : p->writer ? plm_writer_write(p->writer, 1, p->at, bytes, n, err)
-                                   : plm_file_read(p->file, p->at, n, bytes, err);
+                       : p->piece ? plm_piece_put(p->piece, bytes, n, err)
+                                  : plm_file_read(p->file, p->at, n, bytes, err);
     if (rc == PLM_OK && n)
         XXH3_64bits_update(p->hash, bytes, n);
     p->at += n;
@@ -76,6 +76,7 @@ static enum plm_code begin(struct plm_job *job, struct parts *p, struct plm_err 
 enum plm_code plm_model_save(struct plm_job *job, struct plm_err *err)
 {
     struct parts p = {0};
+    struct plm_piece piece = {0};
     struct header h = {
         .magic = MAGIC,
         .k = job->model.k,
@@ -96,17 +97,15 @@ enum plm_code plm_model_save(struct plm_job *job, struct plm_err *err)
 
     memcpy(h.job, job->plan.id, sizeof job->plan.id);
     PLM_TRY(begin(job, &p, err));
-    PLM_TRY(plm_writer_open(job->work, "model.part", file_bytes(&h), NULL, NULL, &p.writer, err));
+    PLM_TRY(plm_piece_open(job, "model", file_bytes(&h), &piece, err));
+    p.piece = &piece;
     PLM_TRY(pass(&p, &h, sizeof h, err));
     PLM_TRY(pass_all(&p, &h, err));
     uint64_t digest = XXH3_64bits_digest(p.hash);
     PLM_TRY(pass(&p, &digest, sizeof digest, err));
-    PLM_TRY(plm_writer_finish(p.writer, err));
-    p.writer = NULL;
-    PLM_TRY(plm_store_rename(job->work, "model.part", "model", err));
+    PLM_TRY(plm_piece_finish(&piece, true, err));
 done:
-    if (p.writer)
-        plm_writer_abort(p.writer);
+    plm_piece_reset(&piece);
     XXH3_freeState(p.hash);
     return rc;
 }

@@ -1,10 +1,9 @@
 #include "build/run.h"
 
-#include <xxhash.h>
+#include "build/piece.h"
 
 #define MAGIC "PLMRUN01"
-#define WRITE_BYTES ((size_t)1 << 20)
-#define PART_BYTES ((size_t)8 << 20) /* on S3, where parts have a least size */
+#define READ_BYTES ((size_t)1 << 20)
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "runs are written as they lie in memory");
 
@@ -25,59 +24,21 @@ static uint64_t run_bytes(uint64_t n, uint32_t k, uint32_t code_bytes, uint64_t 
 
 /* ---- writing ----------------------------------------------------------------------------- */
 
-struct out {
-    struct plm_writer *writer;
-    uint8_t *buffer; /* [cap], and behind it room for the footer */
-    size_t used, cap;
-    unsigned part;
-    uint64_t at;
-    XXH3_state_t *hash;
-};
-
-static enum plm_code flush(struct out *o, struct plm_err *err)
-{
-    if (o->used == 0)
-        return PLM_OK;
-    XXH3_64bits_update(o->hash, o->buffer, o->used);
-    enum plm_code rc = plm_writer_write(o->writer, ++o->part, o->at, o->buffer, o->used, err);
-    o->at += o->used;
-    o->used = 0;
-    return rc;
-}
-
-static enum plm_code put(struct out *o, const void *bytes, size_t n, struct plm_err *err)
-{
-    const uint8_t *from = bytes;
-    while (n > 0) {
-        size_t now = plm_min_size(n, o->cap - o->used);
-        memcpy(o->buffer + o->used, from, now);
-        o->used += now;
-        from += now;
-        n -= now;
-        if (o->used == o->cap) {
-            enum plm_code rc = flush(o, err);
-            if (rc != PLM_OK)
-                return rc;
-        }
-    }
-    return PLM_OK;
-}
-
 /* Rows of one partition, in row order: order[0..n). */
-static enum plm_code put_codes(struct out *o, const uint8_t *codes, const uint32_t *order, size_t n,
+static enum plm_code put_codes(struct plm_piece *o, const uint8_t *codes, const uint32_t *order, size_t n,
                                size_t code_bytes, bool transpose, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     if (!transpose) {
         for (size_t i = 0; i < n; i++)
-            PLM_TRY(put(o, codes + order[i] * code_bytes, code_bytes, err));
+            PLM_TRY(plm_piece_put(o, codes + order[i] * code_bytes, code_bytes, err));
         return PLM_OK;
     }
     for (size_t j = 0; j < code_bytes; j++)
         for (size_t i = 0; i < n; i++) {
             o->buffer[o->used++] = codes[order[i] * code_bytes + j];
             if (o->used == o->cap)
-                PLM_TRY(flush(o, err));
+                PLM_TRY(plm_piece_flush(o, err));
         }
 done:
     return rc;
@@ -98,7 +59,7 @@ static void sort_rows(const struct plm_run_rows *rows, uint32_t k, uint32_t *sta
     starts[0] = 0;
 }
 
-static enum plm_code put_run(struct plm_job *job, struct out *o, const struct plm_run_rows *rows,
+static enum plm_code put_run(struct plm_job *job, struct plm_piece *o, const struct plm_run_rows *rows,
                              const uint32_t *starts, const uint32_t *order,
                              const struct plm_neighbour *neighbours, struct plm_err *err)
 {
@@ -108,19 +69,19 @@ static enum plm_code put_run(struct plm_job *job, struct out *o, const struct pl
 
     for (uint32_t p = 0; p < k; p++) {
         uint32_t length = starts[p + 1] - starts[p];
-        PLM_TRY(put(o, &length, sizeof length, err));
+        PLM_TRY(plm_piece_put(o, &length, sizeof length, err));
     }
     for (size_t i = 0; i < rows->n; i++)
-        PLM_TRY(put(o, &rows->rowids[order[i]], sizeof(uint64_t), err));
+        PLM_TRY(plm_piece_put(o, &rows->rowids[order[i]], sizeof(uint64_t), err));
     for (uint32_t p = 0; p < k; p++)
         PLM_TRY(put_codes(o, rows->codes, order + starts[p], starts[p + 1] - starts[p], code_bytes,
                           transpose, err));
-    PLM_TRY(put(o, neighbours, job->probes.n * PLM_PROBE_K * sizeof *neighbours, err));
+    PLM_TRY(plm_piece_put(o, neighbours, job->probes.n * PLM_PROBE_K * sizeof *neighbours, err));
 done:
     return rc;
 }
 
-static enum plm_code put_footer(struct plm_job *job, struct out *o, size_t task, size_t n,
+static enum plm_code put_footer(struct plm_job *job, struct plm_piece *o, size_t task, size_t n,
                                 const struct plm_run_stats *stats, struct plm_err *err)
 {
     struct footer f;
@@ -132,48 +93,9 @@ static enum plm_code put_footer(struct plm_job *job, struct out *o, size_t task,
     f.n_probes = job->probes.n;
     f.k = job->model.k;
     f.code_bytes = plm_model_code_bytes(&job->model);
-    XXH3_64bits_update(o->hash, o->buffer, o->used);
-    f.xxh3 = XXH3_64bits_digest(o->hash);
+    f.xxh3 = plm_piece_digest(o);
     memcpy(f.magic, MAGIC, 8);
-    memcpy(o->buffer + o->used, &f, sizeof f);
-    return plm_writer_write(o->writer, ++o->part, o->at, o->buffer, o->used + sizeof f, err);
-}
-
-/* Where the run is written before it has its name. Several processes may make one run at once (a
- * twin of a slow one): each has its own, and all are equal. On S3 an upload has no name before
- * its end. */
-static enum plm_code part_name(const struct plm_job *job, size_t task, char *out, size_t n,
-                               struct plm_err *err)
-{
-    uint8_t uuid[16];
-    char text[37];
-    enum plm_code rc = plm_uuid_random(uuid, err);
-
-    if (rc != PLM_OK)
-        return rc;
-    plm_uuid_text(uuid, text);
-    if (plm_store_is_local(job->work))
-        snprintf(out, n, "run-%zu.part-%s", task, text);
-    else
-        snprintf(out, n, "run-%zu", task);
-    return PLM_OK;
-}
-
-/* No fsync on local disk: a run that a power cut damages is made again. */
-static enum plm_code finish_run(struct plm_job *job, struct out *o, const char *part, const char *name,
-                                struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-
-    if (plm_store_is_local(job->work))
-        plm_writer_detach(o->writer);
-    else
-        PLM_TRY(plm_writer_finish(o->writer, err));
-    o->writer = NULL;
-    if (plm_store_is_local(job->work))
-        PLM_TRY(plm_store_rename(job->work, part, name, err));
-done:
-    return rc;
+    return plm_piece_put(o, &f, sizeof f, err);
 }
 
 enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_run_rows *rows,
@@ -181,35 +103,24 @@ enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_r
                             const struct plm_neighbour *neighbours, struct plm_err *err)
 {
     struct plm_ctx *ctx = job->ctx;
-    struct out o = {.hash = XXH3_createState()};
+    struct plm_piece o = {0};
     uint32_t k = job->model.k, *starts = NULL, *order = NULL;
     uint64_t size = run_bytes(rows->n, k, plm_model_code_bytes(&job->model), job->probes.n);
-    char name[32], part[80];
+    char name[32];
     enum plm_code rc = PLM_OK;
 
     snprintf(name, sizeof name, "run-%zu", task);
-    o.cap = plm_store_is_local(job->work) ? WRITE_BYTES : PART_BYTES;
-    PLM_TRY(part_name(job, task, part, sizeof part, err));
-    if (!o.hash) {
-        rc = plm_fail(err, PLM_NOMEM, "%s: out of memory", name);
-        goto done;
-    }
-    XXH3_64bits_reset(o.hash);
     PLM_TRY(plm_alloc(ctx, &starts, (size_t)k + 1, sizeof *starts, err));
     PLM_TRY(plm_alloc(ctx, &order, rows->n, sizeof *order, err));
-    PLM_TRY(plm_alloc(ctx, &o.buffer, o.cap + sizeof(struct footer), 1, err));
     sort_rows(rows, k, starts, order);
-    PLM_TRY(plm_writer_open(job->work, part, size, NULL, NULL, &o.writer, err));
+    PLM_TRY(plm_piece_open(job, name, size, &o, err));
     PLM_TRY(put_run(job, &o, rows, starts, order, neighbours, err));
     PLM_TRY(put_footer(job, &o, task, rows->n, stats, err));
-    PLM_TRY(finish_run(job, &o, part, name, err));
+    PLM_TRY(plm_piece_finish(&o, false, err));
 done:
-    if (o.writer)
-        plm_writer_abort(o.writer);
-    plm_free(ctx, o.buffer);
+    plm_piece_reset(&o);
     plm_free(ctx, order);
     plm_free(ctx, starts);
-    XXH3_freeState(o.hash);
     return rc;
 }
 
@@ -241,9 +152,9 @@ static enum plm_code check_content(struct plm_ctx *ctx, struct plm_file *file, s
         goto done;
     }
     XXH3_64bits_reset(hash);
-    PLM_TRY(plm_alloc(ctx, &buffer, WRITE_BYTES, 1, err));
-    for (uint64_t at = 0; at < n_bytes; at += WRITE_BYTES) {
-        size_t n = (size_t)plm_min_u64(WRITE_BYTES, n_bytes - at);
+    PLM_TRY(plm_alloc(ctx, &buffer, READ_BYTES, 1, err));
+    for (uint64_t at = 0; at < n_bytes; at += READ_BYTES) {
+        size_t n = (size_t)plm_min_u64(READ_BYTES, n_bytes - at);
         PLM_TRY(plm_file_read(file, at, n, buffer, err));
         XXH3_64bits_update(hash, buffer, n);
     }
