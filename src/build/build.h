@@ -217,6 +217,11 @@ void plm_job_model_reset(struct plm_job *job);
 /* verify.c: frees what was found. */
 void plm_job_findings_reset(struct plm_job *job);
 
+/* create.c: keeps the report, commits, removes the job's files. *report: plm_string_free(). */
+PLM_MUST_CHECK enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err);
+/* The same for a job that an earlier process committed. */
+PLM_MUST_CHECK enum plm_code
+plm_job_finish_committed(struct plm_job *job, char **report, struct plm_err *err);
 /* report.c: the report of a finished job; plm_string_free(). */
 PLM_MUST_CHECK enum plm_code
 plm_job_report(struct plm_job *job, char **json, struct plm_err *err);

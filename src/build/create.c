@@ -20,7 +20,7 @@ done:
 }
 
 /* The report of a job whose commit is in but whose process did not come to its end. */
-static enum plm_code finish_committed(struct plm_job *job, char **report, struct plm_err *err)
+enum plm_code plm_job_finish_committed(struct plm_job *job, char **report, struct plm_err *err)
 {
     struct plm_buf kept;
     json_error_t where;
@@ -40,6 +40,22 @@ done:
     return rc;
 }
 
+enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(keep_report(job, err));
+    PLM_TRY(plm_build_commit(job, err));
+    PLM_TRY(plm_job_report(job, report, err));
+    rc = plm_job_remove(job, err);
+    if (rc != PLM_OK) { /* the index is in: what is left over is for gc */
+        plm_warn(job->ctx, "the job's files could not be removed; `pilum gc` will");
+        rc = PLM_OK;
+    }
+done:
+    return rc;
+}
+
 static enum plm_code run_phases(struct plm_job *job, const struct plm_build_options *options,
                                 char **report, struct plm_err *err)
 {
@@ -49,14 +65,7 @@ static enum plm_code run_phases(struct plm_job *job, const struct plm_build_opti
     PLM_TRY(plm_build_encode(job, err));
     PLM_TRY(plm_build_merge(job, err));
     PLM_TRY(plm_build_verify(job, options->verify, err));
-    PLM_TRY(keep_report(job, err));
-    PLM_TRY(plm_build_commit(job, err));
-    PLM_TRY(plm_job_report(job, report, err));
-    rc = plm_job_remove(job, err);
-    if (rc != PLM_OK) { /* the index is in: what is left over is for gc */
-        plm_warn(job->ctx, "the job's files could not be removed; `pilum gc` will");
-        rc = PLM_OK;
-    }
+    PLM_TRY(plm_job_finish(job, report, err));
 done:
     return rc;
 }
@@ -76,7 +85,7 @@ enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *
     PLM_TRY(plm_job_open(ctx, table, options, &job, &committed, err));
     job.seconds.plan = plm_now_seconds() - began;
     plm_progress_end(ctx);
-    rc = committed ? finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
+    rc = committed ? plm_job_finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
     if (rc == PLM_OK && report_json) {
         *report_json = report;
         report = NULL;
