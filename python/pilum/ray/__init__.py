@@ -1,0 +1,10 @@
+"""Builds on a Ray cluster: ``pilum.ray.create_index`` takes the place of ``lance_ray.create_index``.
+
+Ray starts the workers and carries small messages between them; the work is done by the same C core,
+on the same tasks, as ``pilum.create_index``, so the index files have the same bytes whatever the
+number of workers. Vectors and index files go from storage to a worker and back, never through Ray.
+"""
+
+from pilum.ray._create import create_index
+
+__all__ = ["create_index"]

@@ -1,0 +1,85 @@
+"""How many workers of which size: from the arguments and from what Ray has."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import ray
+
+logger = logging.getLogger("pilum.ray")
+
+#: A Python worker process beside the memory that the budget counts: interpreter, Ray, libraries.
+_PROCESS_BYTES = 256 << 20
+_LEAST_BUDGET = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Of one worker."""
+
+    threads: int
+    memory_budget: int
+    actor_options: dict[str, Any]
+    may_shrink: bool  #: num_cpus was not asked for: a worker that finds no place is started without
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node.get("Alive")]
+
+
+def _threads(n_workers: int, asked: float | None) -> int:
+    if asked is not None and asked > 0:
+        return max(1, int(asked))
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in _nodes()]
+    return max(1, min(max(cpus, default=1), sum(cpus) // n_workers))
+
+
+def _budget(n_workers: int, asked: int | None, ray_memory: float | None) -> int:
+    if asked:
+        return asked
+    if ray_memory:
+        return max(_LEAST_BUDGET, int(ray_memory) - _PROCESS_BYTES)
+    nodes = _nodes()
+    least = min((int(node["Resources"].get("memory", 0)) for node in nodes), default=0)
+    beside = -(-n_workers // max(1, len(nodes)))  # workers that may share a node
+    return max(_LEAST_BUDGET, least // 2 // beside - _PROCESS_BYTES)
+
+
+def worker_size(n_workers: int, ray_remote_args: dict[str, Any] | None, memory_budget: int | None,
+                threads: int | None) -> Size:
+    options = dict(ray_remote_args or {})
+    asked_cpus = options.get("num_cpus")
+    n_threads = threads or _threads(n_workers, asked_cpus)
+    free = ray.available_resources().get("CPU", 0)
+    if asked_cpus is None:
+        options["num_cpus"] = n_threads if free >= n_workers * n_threads else 0
+    options.setdefault("scheduling_strategy", "SPREAD")
+    options.update(
+        max_restarts=0,  # a lost worker is replaced by the pool, which knows what it did
+        max_task_retries=0,
+    )
+    return Size(
+        n_threads,
+        _budget(n_workers, memory_budget, options.get("memory")),
+        options,
+        may_shrink=bool(options["num_cpus"]),
+    )
+
+
+def number_of_workers(asked: int) -> int:
+    """A pool that lance_ray keeps for the whole process decides, as it does there."""
+    try:
+        from lance_ray.pool import get_global_pool
+    except ImportError:
+        return asked
+    pool = get_global_pool()
+    n = next(
+        (n for name in ("processes", "_processes", "_num_processes") if isinstance(n := getattr(pool, name, None), int)),
+        None,
+    )
+    if pool is None or n is None or n == asked:
+        return asked
+    logger.warning("lance_ray's global pool has %d processes: %d workers are started, not %d", n, n, asked)
+    return n

@@ -1,0 +1,138 @@
+"""The process that does the work: one Ray actor, one handle of the C core."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import Any
+
+import ray
+
+from pilum import _core
+
+#: Status of a call: ``ok``, then either usage or the parts of an error.
+Status = dict[str, Any]
+
+_KERNELS = ("scalar", "neon", "avx2", "avx512")
+_SPILL_PREFIX = "pilum-worker-"
+
+
+def usable_kernels() -> list[str]:
+    """Names of the kernel tables that this processor can run."""
+    import json
+
+    names = []
+    for name in _KERNELS:
+        try:
+            chosen = json.loads(_core.version(_core.Context(threads=1, simd=name)))["kernels"]
+        except Exception:  # a name that this build of the library does not know
+            continue
+        if chosen == name:
+            names.append(name)
+    return names
+
+
+def _remove_leftovers(parent: str) -> None:
+    """Spill folders of workers on this machine that are gone (killed without a chance to clean up)."""
+    for name in os.listdir(parent):
+        pid = name[len(_SPILL_PREFIX) :].split("-")[0]
+        if not name.startswith(_SPILL_PREFIX) or not pid.isdigit():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+        except OSError:
+            continue
+
+
+class Worker:
+    """Joins one build and answers its calls, one at a time.
+
+    ``progress`` runs beside them, in a concurrency group of its own.
+    """
+
+    def __init__(self, threads: int, memory_budget: int, spill_dir: str | None) -> None:
+        self._now = (0, 0, 0, 0)  # done, total, bytes read, bytes written
+        self._dist: Any = None
+        self._shards: set[int] = set()
+        self._context = _core.Context(threads=threads, memory_budget=memory_budget, progress=self._on_progress)
+        parent = spill_dir or os.environ.get("PILUM_SPILL_DIR") or tempfile.gettempdir()
+        os.makedirs(parent, exist_ok=True)
+        _remove_leftovers(parent)
+        self._spill_dir = tempfile.mkdtemp(prefix=f"{_SPILL_PREFIX}{os.getpid()}-", dir=parent)
+
+    def _on_progress(self, phase, detail, done, total, unit, bytes_read, bytes_written, seconds) -> None:
+        self._now = (done, total, bytes_read, bytes_written)
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> tuple[int, int, int, int]:
+        return self._now
+
+    @ray.method(concurrency_group="work")
+    def hello(self) -> dict[str, Any]:
+        return {
+            "kernels": usable_kernels(),
+            "version": _core.__version__,
+            "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "spill_dir": self._spill_dir,
+        }
+
+    @ray.method(concurrency_group="work", num_returns=2)
+    def join(self, table: tuple, options: dict, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
+        def run() -> bytes:
+            from pilum.ray._arguments import with_matrices
+
+            self._matrices = with_matrices(options)  # holds what the core borrows
+            self._dist = _core.dist_join(
+                self._context, table, self._matrices.options, n_workers, plan, os.fsencode(self._spill_dir)
+            )
+            return b""
+
+        return self._guard(run)
+
+    @ray.method(concurrency_group="work", num_returns=2)
+    def call(
+        self, name: str, numbers: tuple[int, ...], needs: list[tuple[int, list]], *messages: bytes
+    ) -> tuple[Status, bytes]:
+        """One call of ``build/dist.h``. ``needs``: shards of the sample that it works on, each with
+        the (unresolved) message that reads it, should this worker not hold it."""
+
+        def run() -> bytes:
+            for number, message in needs:
+                if number not in self._shards:
+                    self._dist.call("shard", (number,), (ray.get(message[0]),))
+                    self._shards.add(number)
+            self._now = (0, 0, *self._now[2:])
+            answer = self._dist.call(name, numbers, messages)
+            if name == "shard":
+                self._shards.add(numbers[0])
+            if name in ("encode", "merge_open", "merge_blocks", "verify"):
+                self._shards.clear()  # the core has let go of them
+            return answer
+
+        return self._guard(run)
+
+    def _guard(self, run) -> tuple[Status, bytes]:
+        """Errors travel as plain data: an exception of the core may not be importable elsewhere."""
+        from pilum.ray._errors import describe
+
+        try:
+            answer = run()
+        except Exception as error:
+            self._shards.clear()
+            return {"ok": False, "error": describe(error)}, b""
+        status: Status = {"ok": True, "bytes": len(answer)}
+        if self._dist is not None:
+            status["usage"] = self._dist.call("usage", (), ())
+        return status, answer
+
+    @ray.method(concurrency_group="work")
+    def leave(self) -> None:
+        """Lets go of files and memory before the process ends."""
+        if self._dist is not None:
+            self._dist.close()
+            self._dist = None
+        shutil.rmtree(self._spill_dir, ignore_errors=True)
