@@ -80,8 +80,7 @@ class Table:
         options: list[bytes] = []
         for key, value in self.storage_options.items():
             options += [str(key).encode(), str(value).encode()]
-        branch = None if self.branch is None else self.branch.encode()
-        return (os.fsencode(self.root), self.version if version is None else version, branch, tuple(options))
+        return (os.fsencode(self.root), self.version if version is None else version, self.branch, tuple(options))
 
     def reopen(self) -> lance.LanceDataset:
         return lance.LanceDataset(self.dataset.uri, **self.open_arguments)

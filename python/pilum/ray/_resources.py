@@ -68,6 +68,15 @@ def worker_size(n_workers: int, ray_remote_args: dict[str, Any] | None, memory_b
     )
 
 
+def _size_of_pool(pool: Any) -> int | None:
+    """Processes of a ray.util.multiprocessing.Pool, which has no public name for them."""
+    for name in ("processes", "_processes", "_num_processes"):
+        if isinstance(n := getattr(pool, name, None), int):
+            return n
+    actors = getattr(pool, "_actor_pool", None)
+    return len(actors) if actors else None
+
+
 def number_of_workers(asked: int) -> int:
     """A pool that lance_ray keeps for the whole process decides, as it does there."""
     try:
@@ -75,11 +84,8 @@ def number_of_workers(asked: int) -> int:
     except ImportError:
         return asked
     pool = get_global_pool()
-    n = next(
-        (n for name in ("processes", "_processes", "_num_processes") if isinstance(n := getattr(pool, name, None), int)),
-        None,
-    )
-    if pool is None or n is None or n == asked:
+    n = None if pool is None else _size_of_pool(pool)
+    if n is None or n == asked:
         return asked
     logger.warning("lance_ray's global pool has %d processes: %d workers are started, not %d", n, n, asked)
     return n

@@ -1,0 +1,79 @@
+"""Tables, workers to kill and hashes for the tests of the Ray engine."""
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+ROOT = Path(__file__).resolve().parents[2]
+PILUM = os.environ.get("PILUM", str(ROOT / "build" / "pilum"))
+START = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False,
+         "object_store_memory": 100 << 20, "num_cpus": 4}
+
+
+def vectors(n, dim, seed=1, groups=40):
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(groups, dim)).astype(np.float32)
+    return (centers[rng.integers(0, groups, n)] + 0.5 * rng.normal(size=(n, dim))).astype(np.float32)
+
+
+def write_table(path, x, fragments=4, **columns):
+    values = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+    table = pa.table({"vec": values, **columns})
+    lance.write_dataset(table, str(path), max_rows_per_file=-(-len(x) // fragments), mode="overwrite")
+    return str(path)
+
+
+def index_bytes(path):
+    """One hash of all index files of the table, whatever their uuids."""
+    files = sorted(Path(path).glob("_indices/*/*"), key=lambda f: (f.name, f.read_bytes()))
+    assert files, f"{path} has no index"
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def worker_pids():
+    """Processes of the pool's actors on this machine."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if words.startswith(b"ray::Worker"):
+                pids.append(int(entry.name))
+    return sorted(pids)
+
+
+class At:
+    """A progress callback that acts once, in the middle of a phase."""
+
+    def __init__(self, phase, act, unit=None):
+        self.phase, self.act, self.unit = phase, act, unit
+        self.did = False
+        self.events = []
+
+    def __call__(self, event):
+        self.events.append(event)
+        wanted = event["phase"] == self.phase and event["workers"] > 0 and (self.unit in (None, event["unit"]))
+        if wanted and not self.did:
+            self.did = True
+            self.act()
+
+
+def kill_one():
+    pids = worker_pids()
+    assert pids, "no worker to kill"
+    os.kill(pids[0], signal.SIGKILL)
+
+
+def neighbours(dataset, q, k=10, nprobes=20):
+    return dataset.to_table(nearest={"column": "vec", "q": q, "k": k, "nprobes": nprobes},
+                            with_row_id=True)["_rowid"].to_pylist()
+
