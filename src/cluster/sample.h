@@ -18,12 +18,14 @@ struct plm_sample {
     struct plm_ctx *ctx;
     size_t n, dim;
     float *rows;            /* [n][dim], or NULL when spilled */
+    uint64_t *rowids;       /* [n]; NULL from plm_sample_of() */
     struct plm_file *spill; /* float32 [n][dim] */
     struct plm_store *spill_store; /* borrowed */
     char *spill_path;
     float max_abs;          /* greatest |value| */
     float lo, hi;           /* least and greatest value: the bounds of SQ */
     bool is_whole;          /* every live row was looked at */
+    bool is_borrowed;       /* rows are the caller's */
 };
 
 PLM_MUST_CHECK enum plm_code

@@ -1,0 +1,51 @@
+/* train_local.c - training on one machine, and the memory it takes. */
+#include "cluster/assign.h"
+#include "cluster/train_impl.h"
+
+enum plm_code plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample,
+                              struct plm_trainer *trainer, plm_checkpoint_fn *checkpoint, void *arg,
+                              struct plm_err *err)
+{
+    struct plm_shard *shard = NULL;
+    struct plm_buf partial;
+    struct plm_view step;
+    const char *what;
+    enum plm_code rc = PLM_OK;
+
+    plm_buf_init(&partial, ctx, SIZE_MAX);
+    PLM_TRY(plm_shard_create(ctx, sample, 0, &shard, err));
+    while ((step = plm_trainer_step(trainer, &what)).len > 0) {
+        PLM_TRY(plm_check_cancel(ctx, err));
+        plm_progress_detail(ctx, "%s", what);
+        partial.len = 0;
+        PLM_TRY(plm_shard_run(shard, step, &partial, err));
+        PLM_TRY(plm_trainer_absorb(trainer, (struct plm_view){partial.data, partial.len}, err));
+        plm_progress_add(ctx, 1);
+        if (checkpoint)
+            PLM_TRY(checkpoint(arg, trainer, err));
+    }
+done:
+    plm_buf_reset(&partial);
+    plm_shard_destroy(shard);
+    return rc;
+}
+
+/* The largest of three moments: the basis, the tree (projected rows stay until the means), a
+ * Lloyd step. Steps and partials are held once, and twice while one is made from the other. */
+size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
+{
+    size_t r = dim < 96 ? dim : dim <= 256 ? 64 : 128;
+    size_t fetched = plm_min_size(n_sample, PLM_FETCH_ROWS);
+    r = fetched < 4 * r ? dim : r; /* as the trainer decides */
+    size_t chunk = (size_t)64 << 20; /* ids and distances of a chunk, or its rows when spilled */
+    size_t basis = fetched * dim * 4 * sizeof(float) + dim * r * 4 * sizeof(float);
+    size_t projected = n_sample * (r * sizeof(float) + 24) + dim * r * 2 * sizeof(float);
+    size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96);
+    size_t sums = k * (dim * sizeof(double) + 16), centroids = k * dim * sizeof(float);
+    size_t scratch = threads * (4 * plm_packed_floats(dim) * sizeof(float) + k * r / 8 + 65536);
+    size_t grow = projected + plm_max_size(tree, sums + centroids + k * r * 2 * sizeof(float));
+    size_t lloyd = sums + centroids + plm_assigner_bytes(k, dim) +
+                   threads * plm_assign_scratch_bytes(k, dim) + k * 16;
+
+    return plm_max_size(basis, plm_max_size(grow, lloyd)) + scratch + chunk;
+}

@@ -1,0 +1,88 @@
+/* trainer_full.c - centroids in full dimension: means of the leaves, then Lloyd steps. */
+#include <math.h>
+
+#include "cluster/train_impl.h"
+
+#define LLOYD_LEAST_GAIN 5e-3 /* of the loss, else no further step */
+#define FILL_SALT 0xf111u
+
+static void set_full_grids(struct plm_step_head *h)
+{
+    double n = (double)h->n_sample, m = h->cap > 0 ? (double)h->cap : 1, dim = h->dim;
+
+    h->magic_sum = plm_grid_magic(n * m);
+    h->loss_limit = h->metric == PLM_DOT ? 1 + dim * m : 4 * dim * m * m;
+    h->loss_scale = plm_fixed_scale(n * h->loss_limit);
+}
+
+/* New centroids [k][dim] from the sums of the first sums->head->n of them. */
+static enum plm_code update(struct plm_trainer *t, const struct plm_step *step,
+                            const struct plm_partial *sums, float *centroids, struct plm_err *err)
+{
+    const struct plm_step_head *h = &step->head;
+    bool dot = h->metric == PLM_DOT;
+    size_t n = sums->head->n;
+    uint64_t *counts = NULL;
+    int64_t *losses = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_calloc(t->ctx, &counts, h->k, sizeof *counts, err));
+    PLM_TRY(plm_calloc(t->ctx, &losses, h->k, sizeof *losses, err));
+    memcpy(counts, sums->sizes, n * sizeof *counts);
+    memcpy(losses, sums->losses, n * sizeof *losses);
+    plm_take_means(t->ctx->kernels, sums, dot, centroids, counts);
+    PLM_TRY(plm_fill_empties(t->ctx, centroids, h->k, h->dim, dot, counts, losses, h->loss_scale,
+                             plm_mix64(h->seed, FILL_SALT + h->number), err));
+done:
+    plm_free(t->ctx, counts);
+    plm_free(t->ctx, losses);
+    return rc;
+}
+
+enum plm_code plm_trainer_take_leaves(struct plm_trainer *t, const struct plm_step *step,
+                                      const struct plm_partial *sums, struct plm_err *err)
+{
+    struct plm_step_head head = plm_step_after(step, PLM_STEP_LLOYD);
+    struct plm_buf next;
+    size_t bytes;
+    enum plm_code rc = PLM_OK;
+
+    plm_buf_init(&next, t->ctx, SIZE_MAX);
+    head.n_points = head.k;
+    head.has_basis = head.is_last = 0;
+    set_full_grids(&head);
+    if (!plm_size_mul((size_t)head.k * head.dim, sizeof(float), &bytes) ||
+        !plm_size_add(bytes, 63, &bytes))
+        return plm_fail(err, PLM_LIMIT, "%u centroids of %u values are too many", head.k, head.dim);
+    bytes = bytes / 64 * 64;
+    PLM_TRY(plm_buf_reserve(&next, sizeof head + bytes, err));
+    PLM_TRY(plm_step_begin(&next, &head, err));
+    memset(next.data + next.len, 0, bytes);
+    next.len += bytes;
+    PLM_TRY(update(t, step, sums, (float *)(void *)(next.data + sizeof head), err));
+    plm_trainer_replace(t, &next);
+    t->round = 0;
+    t->loss_before = INFINITY;
+done:
+    plm_buf_reset(&next);
+    return rc;
+}
+
+enum plm_code plm_trainer_take_lloyd(struct plm_trainer *t, const struct plm_step *step,
+                                     const struct plm_partial *sums, struct plm_err *err)
+{
+    struct plm_step_head head = plm_step_after(step, PLM_STEP_LLOYD);
+    double loss = plm_mean_loss(step, sums);
+    enum plm_code rc;
+
+    rc = update(t, step, sums, (float *)(void *)(t->step.data + step->points_at), err);
+    if (rc != PLM_OK)
+        return rc;
+    t->losses[t->n_losses++] = loss;
+    t->round++;
+    t->done = t->round >= plm_min_size(PLM_LLOYD_MAX, t->options.max_iters) ||
+              plm_gain_is_small(head.metric, t->loss_before, loss, LLOYD_LEAST_GAIN);
+    t->loss_before = loss;
+    memcpy(t->step.data, &head, sizeof head);
+    return PLM_OK;
+}
