@@ -232,7 +232,7 @@ static enum plm_code merge_block(void *arg, size_t task, unsigned worker, struct
 
     if (!s->out) {
         uint64_t largest = l->n_blocks > 1 ? plm_layout_rowid_at(l, 1) : plm_layout_end(l);
-        PLM_TRY(plm_alloc(ctx, &s->out, (size_t)largest, 1, err));
+        PLM_TRY(plm_alloc(ctx, &s->out, (size_t)largest + m->tail.len, 1, err));
         PLM_TRY(plm_alloc(ctx, &s->prefix, m->k, sizeof *s->prefix, err));
     }
     memset(s->out, 0, bytes); /* padding */
@@ -242,6 +242,10 @@ static enum plm_code merge_block(void *arg, size_t task, unsigned worker, struct
     b.rowids = s->out;
     b.codes = s->out + (codes_at - at);
     PLM_TRY(fill_block(m, s, &b, err));
+    if (number + 1 == l->n_blocks) { /* with the last block: alone, either may be too small a part for S3 */
+        memcpy(s->out + bytes, m->tail.data, m->tail.len);
+        bytes += m->tail.len;
+    }
     PLM_TRY(plm_writer_write(m->writer, (unsigned)number + 1, at, s->out, bytes, err));
     plm_progress_add(ctx, bytes);
 done:
@@ -411,8 +415,8 @@ enum plm_code plm_merge_finish(struct plm_merge *m, struct plm_err *err)
     char marker[40];
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_writer_write(m->writer, (unsigned)m->layout.n_blocks + 1, plm_layout_end(&m->layout),
-                             m->tail.data, m->tail.len, err));
+    if (m->layout.n_blocks == 0)
+        PLM_TRY(plm_writer_write(m->writer, 1, 0, m->tail.data, m->tail.len, err));
     PLM_TRY(plm_writer_finish(m->writer, err));
     m->writer = NULL;
     PLM_TRY(write_index_file(m, err));

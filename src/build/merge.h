@@ -34,7 +34,7 @@ plm_merge_join(struct plm_merge *merge, const char *token, struct plm_err *err);
 /* Writes blocks [first, end). */
 PLM_MUST_CHECK enum plm_code
 plm_merge_write(struct plm_merge *merge, uint64_t first, uint64_t end, struct plm_err *err);
-/* The tail of auxiliary.idx, then index.idx, then the marker. */
+/* Makes auxiliary.idx whole (its tail came with the last block), then index.idx, then the marker. */
 PLM_MUST_CHECK enum plm_code plm_merge_finish(struct plm_merge *merge, struct plm_err *err);
 
 #endif
