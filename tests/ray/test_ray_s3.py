@@ -1,0 +1,78 @@
+"""Ray workers on a table in S3: runs and the index go through multipart uploads, a killed worker is no harm."""
+import hashlib
+import json
+import subprocess
+import sys
+import urllib.request
+
+import lance
+import pytest
+from ray_helpers import ROOT, At, kill_one
+
+import pilum.ray
+
+KEY_ID, SECRET = "AKIDSTATIC", "static-secret/with+odd=chars"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """In a process of its own: it must not compete with the driver for the interpreter."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "support" / "s3_server.py")],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = process.stdout.readline().split()[-1]
+    request = urllib.request.Request(f"{url}/_admin/bucket", json.dumps({"name": "bucket"}).encode())
+    urllib.request.urlopen(request, timeout=10).read()
+    yield url
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def options(server):
+    return {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "aws_endpoint": server,
+            "aws_region": "us-east-1", "allow_http": "true"}
+
+
+def upload(originals, name, uri, options):
+    source = lance.dataset(str(originals / name))
+    rows = max(fragment.count_rows() for fragment in source.get_fragments())
+    lance.write_dataset(source.to_table(), uri, storage_options=options, max_rows_per_file=rows)
+
+
+def keys(server, prefix):
+    """Everything below a prefix of the bucket, as pairs of key and bytes."""
+    import boto3
+
+    s3 = boto3.client("s3", endpoint_url=server, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                      region_name="us-east-1")
+    found = s3.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return {item["Key"]: s3.get_object(Bucket="bucket", Key=item["Key"])["Body"].read() for item in found}
+
+
+def remote_index_bytes(server, name):
+    files = keys(server, f"{name}/_indices/")
+    assert files
+    digest = hashlib.sha256()
+    for key, content in sorted(files.items(), key=lambda kv: (kv[0].rsplit("/", 1)[1], kv[1])):
+        digest.update(key.rsplit("/", 1)[1].encode() + content)
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("index_type", ["IVF_FLAT", pytest.param("IVF_SQ", marks=pytest.mark.full), "IVF_PQ"])
+def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engine, index_type):
+    name = f"t-{index_type}"
+    upload(originals, "large", f"s3://bucket/{name}", options)
+    ds = pilum.ray.create_index(f"s3://bucket/{name}", "vec", index_type, num_workers=2, num_partitions=16,
+                                storage_options=options, threads=1, progress="none")
+    assert ds.version == 2
+    assert remote_index_bytes(server, name) == threads_engine("large", index_type, "--num-partitions", 16)
+    assert keys(server, f"{name}/_pilum/") == {}
+
+
+def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_path):
+    upload(originals, "large", "s3://bucket/killed", options)
+    at = At("encode", kill_one)
+    pilum.ray.create_index("s3://bucket/killed", "vec", "IVF_SQ", num_workers=2, num_partitions=16, threads=1,
+                           storage_options=options, progress=at, report=tmp_path / "r.json")
+    assert at.did and json.load(open(tmp_path / "r.json"))["ray"]["workers_lost"] >= 1
+    assert remote_index_bytes(server, "killed") == threads_engine("large", "IVF_SQ", "--num-partitions", 16)
