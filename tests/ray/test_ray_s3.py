@@ -58,21 +58,25 @@ def remote_index_bytes(server, name):
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("index_type", ["IVF_FLAT", pytest.param("IVF_SQ", marks=pytest.mark.full), "IVF_PQ"])
-def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engine, index_type):
+@pytest.mark.parametrize("index_type, source, verify", [
+    ("IVF_FLAT", "large", "none"),  # runs of several parts
+    pytest.param("IVF_SQ", "large", "none", marks=pytest.mark.full),
+    pytest.param("IVF_PQ", "gaps", "sample", marks=pytest.mark.full),
+])
+def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engine, index_type, source, verify):
     name = f"t-{index_type}"
-    upload(originals, "large", f"s3://bucket/{name}", options)
-    ds = pilum.ray.create_index(f"s3://bucket/{name}", "vec", index_type, num_workers=2, num_partitions=16,
-                                storage_options=options, threads=1, progress="none")
+    upload(originals, source, f"s3://bucket/{name}", options)
+    ds = pilum.ray.create_index(f"s3://bucket/{name}", "vec", index_type, num_workers=2, num_partitions=8,
+                                storage_options=options, threads=1, progress="none", verify=verify)
     assert ds.version == 2
-    assert remote_index_bytes(server, name) == threads_engine("large", index_type, "--num-partitions", 16)
+    assert remote_index_bytes(server, name) == threads_engine(source, index_type, "--num-partitions", 8)
     assert keys(server, f"{name}/_pilum/") == {}
 
 
 def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_path):
     upload(originals, "large", "s3://bucket/killed", options)
     at = At("encode", kill_one)
-    pilum.ray.create_index("s3://bucket/killed", "vec", "IVF_SQ", num_workers=2, num_partitions=16, threads=1,
-                           storage_options=options, progress=at, report=tmp_path / "r.json")
+    pilum.ray.create_index("s3://bucket/killed", "vec", "IVF_FLAT", num_workers=2, num_partitions=8, threads=1,
+                           storage_options=options, progress=at, report=tmp_path / "r.json", verify="none")
     assert at.did and json.load(open(tmp_path / "r.json"))["ray"]["workers_lost"] >= 1
-    assert remote_index_bytes(server, "killed") == threads_engine("large", "IVF_SQ", "--num-partitions", 16)
+    assert remote_index_bytes(server, "killed") == threads_engine("large", "IVF_FLAT", "--num-partitions", 8)
