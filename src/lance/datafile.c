@@ -366,6 +366,8 @@ enum plm_code plm_datafile_buffer(struct plm_datafile *file, uint32_t number, st
                         "%s: global buffer %" PRIu32 " is asked for, the file has %" PRIu32,
                         plm_file_name(file->file), number, file->n_buffers);
     PLM_TRY(read_entry(file, file->buffer_table_at, number, "global buffer", &span, err));
+    if (span.size == 0)
+        goto done; /* `buf` may have no memory yet */
     PLM_TRY(plm_buf_reserve(buf, (size_t)span.size, err));
     PLM_TRY(read_meta(file, span.offset, (size_t)span.size, buf->data + buf->len, err));
     buf->len += (size_t)span.size;

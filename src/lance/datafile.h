@@ -67,7 +67,7 @@ void plm_read_scratch_reset(struct plm_read_scratch *scratch);
  * bytes, densely packed (64-byte aligned by the caller for speed, not needed). nulls: one byte a
  * row, nonzero = the row is null or has a null element; may be NULL only if the caller knows there
  * are none (then a null is PLM_CORRUPT). Values under a null are unspecified but initialised.
- * Reads in ranges of up to PLM_READ_BYTES, straight into `values` where the page is a plain array. */
+ * Reads in ranges of up to PLM_READ_BYTES, straight into `values` where a page is a plain array. */
 PLM_MUST_CHECK enum plm_code
 plm_datafile_read(struct plm_datafile *file, uint32_t column, const struct plm_column_shape *shape,
                   uint64_t first, size_t n, void *values, uint8_t *nulls,

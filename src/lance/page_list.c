@@ -5,11 +5,18 @@
 
 /* ---- small protobuf questions --------------------------------------------------- */
 
+/* A message that is not there reads as an empty one. */
+static struct plm_pb fields_of(struct plm_view message)
+{
+    static const uint8_t nothing[1];
+    return plm_pb_of(message.data ? message : (struct plm_view){nothing, 0});
+}
+
 enum plm_code plm_msg_u64(struct plm_view message, uint32_t number, uint64_t *out,
                           struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
+    struct plm_pb pb = fields_of(message);
     struct plm_pb_field field;
     bool more;
 
@@ -30,7 +37,7 @@ enum plm_code plm_msg_bytes(struct plm_view message, uint32_t number, struct plm
                             bool *is_there, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
+    struct plm_pb pb = fields_of(message);
     struct plm_pb_field field;
     bool more, seen = false;
 
@@ -54,7 +61,7 @@ enum plm_code plm_msg_oneof(struct plm_view message, uint32_t *number, struct pl
                             struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
+    struct plm_pb pb = fields_of(message);
     struct plm_pb_field field;
     bool more;
 

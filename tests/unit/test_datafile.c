@@ -313,6 +313,8 @@ static void check_own_buffers(struct bench *b, struct plm_datafile *file)
 
     assert_int_equal(plm_datafile_n_buffers(file), 4);
     plm_buf_init(&buf, b->ctx, 100);
+    assert_int_equal(plm_datafile_buffer(file, 2, &buf, &b->err), PLM_OK); /* empty into empty */
+    assert_int_equal(buf.len, 0);
     assert_int_equal(plm_datafile_buffer(file, 1, &buf, &b->err), PLM_OK);
     assert_int_equal(buf.len, 5);
     assert_memory_equal(buf.data, "first", 5);
