@@ -49,7 +49,7 @@ static enum plm_code choose(struct plm_manifest *m, const uint32_t *fragments, s
     PLM_TRY(plm_calloc(live->ctx, &live->fragments, m->n_fragments, sizeof(*live->fragments), err));
     for (size_t i = 0; i < m->n_fragments; i++) {
         const struct plm_fragment *f = &m->fragments[i];
-        if (!live->is_stable && !is_listed(fragments, n, f->id))
+        if (!is_listed(fragments, n, f->id))
             continue;
         live->fragments[live->n_fragments++] = (struct plm_live_fragment){
             .id = f->id, .n_rows = f->n_physical_rows, .manifest_index = i};

@@ -1,10 +1,10 @@
 /* live.h - which row ids an index may return: the live rows of the fragments it covers.
  *
  * Rows deleted since the build, rows of fragments that are gone, and rows of fragments outside
- * the bitmaps do not pass. With stable row ids an id passes if any live row of the table has it,
- * as in stock Lance: an update moves the id to a fragment that is not covered, so the search
- * scores it anew. (Stock Lance 14 also returns ids of rows that were deleted and then compacted
- * away; they do not pass here.)
+ * the bitmaps do not pass. With stable row ids an id passes if a live row of a covered fragment
+ * has it, as in stock Lance: an id that an update moved to a newer fragment is scored there.
+ * (Stock Lance 14 also returns ids of rows that were deleted and then compacted away; they do
+ * not pass here.)
  *
  * Owns     a live set owns its row maps.
  * Memory   1 bit a row where rows are deleted; with stable row ids 1 bit an id of their range,

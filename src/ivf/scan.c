@@ -107,6 +107,7 @@ static void prepare_pq(const struct plm_model *m, uint32_t partition, const floa
     }
     for (uint32_t d = 0; d < m->dim; d++)
         s->query[d] = query[d] - centroid[d];
+    plm_round_to_element(s->query, m->dim, m->element); /* stock Lance subtracts in it */
     plm_pq_table(&m->pq, s->query, false, s->table);
 }
 
