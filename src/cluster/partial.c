@@ -52,6 +52,15 @@ static void lay_out(uint8_t *data, struct plm_partial *p)
     }
 }
 
+/* Room in an empty buffer, no more than asked for: a buffer that grows doubles, and partials are
+ * the largest thing in memory. */
+static enum plm_code reserve(struct plm_buf *buf, size_t n, struct plm_err *err)
+{
+    if (buf->len == 0 && buf->cap < n)
+        plm_buf_reset(buf);
+    return plm_buf_reserve(buf, n, err);
+}
+
 static enum plm_code append(struct plm_buf *buf, const struct plm_partial_head *head, size_t n_picks,
                             struct plm_partial *out, struct plm_err *err)
 {
@@ -64,7 +73,7 @@ static enum plm_code append(struct plm_buf *buf, const struct plm_partial_head *
                         buf->len);
     if (!partial_bytes((enum plm_partial_kind)h.kind, h.n, h.dim, n_picks, &bytes))
         return plm_fail(err, PLM_LIMIT, "training partial: %u x %u values are too many", h.n, h.dim);
-    rc = plm_buf_reserve(buf, bytes, err);
+    rc = reserve(buf, bytes, err);
     if (rc != PLM_OK)
         return rc;
     h.bytes = bytes;
@@ -271,6 +280,7 @@ enum plm_code plm_partial_merge(struct plm_buf *a, struct plm_view b, struct plm
     PLM_TRY(plm_aligned(a->ctx, b, &copy, &aligned, err));
     PLM_TRY(plm_partial_parse(aligned, &pb, err));
     if (a->len == 0) {
+        PLM_TRY(reserve(a, b.len, err));
         PLM_TRY(plm_buf_add(a, b.data, b.len, err));
         goto done;
     }

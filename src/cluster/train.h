@@ -7,7 +7,12 @@
  * Same     partials are exact (sums on a common grid, counts, least priorities), so the result
  * bytes    does not depend on how the sample is cut into shards or in which order they answer.
  * Owns     trainer and shard own their state; a shard borrows its sample.
- * Repeats  same sample, options and kernel table: same centroids.
+ * Repeats  same sample, options and kernel table: same centroids. Seeds are the rows of least
+ *          plm_mix64(seed, row) in each node. A centroid without rows becomes a copy of the one with
+ *          the most rows (lowest number on ties) among those with a spread, both moved apart by 1/16
+ *          of it in a seeded direction; where nothing has a spread, a plain copy.
+ * Outliers values beyond 4096 times the greatest of 2,000 sampled rows are cut to that in all sums.
+ * Source   Halko, Martinsson, Tropp, Finding structure with randomness (2011), for the axes.
  */
 #ifndef PLM_TRAIN_H
 #define PLM_TRAIN_H
@@ -32,13 +37,15 @@ void plm_trainer_destroy(struct plm_trainer *trainer);
 /* The current step, borrowed until the next absorb; len 0 when training is done. `what` (may be
  * NULL) gets a short text for progress. */
 struct plm_view plm_trainer_step(const struct plm_trainer *trainer, const char **what);
-/* One merged partial of all shards. PLM_CORRUPT for a partial of another step. */
+/* One merged partial of all shards. PLM_CORRUPT for a partial of another step, or not of all rows;
+ * the trainer is as it was then. After any other error it can only be destroyed. */
 PLM_MUST_CHECK enum plm_code
 plm_trainer_absorb(struct plm_trainer *trainer, struct plm_view partial, struct plm_err *err);
 /* Roughly how many steps there will be and how many are done: for progress. */
 void plm_trainer_progress(const struct plm_trainer *trainer, unsigned *done, unsigned *total);
 
-/* When done: centroids [k][dim] (borrowed) and the mean loss after each full-dimension pass. */
+/* When done (else NULL): centroids [k][dim] (borrowed). The mean loss of each full-dimension pass
+ * is that of the centroids the pass began with: the last update is not in it. */
 const float *plm_trainer_centroids(const struct plm_trainer *trainer);
 size_t plm_trainer_losses(const struct plm_trainer *trainer, const double **losses);
 
@@ -57,12 +64,13 @@ PLM_MUST_CHECK enum plm_code
 plm_shard_create(struct plm_ctx *ctx, const struct plm_sample *sample, size_t first,
                  struct plm_shard **out, struct plm_err *err);
 void plm_shard_destroy(struct plm_shard *shard);
-/* Answers a step, on ctx->threads threads; the partial is appended to `partial`. A step from
- * outside is checked: PLM_CORRUPT. */
+/* Answers a step, on ctx->threads threads; the partial is appended to `partial`, whose length must
+ * be a multiple of 8 (PLM_ARG). A step from outside is checked: PLM_CORRUPT. */
 PLM_MUST_CHECK enum plm_code
 plm_shard_run(struct plm_shard *shard, struct plm_view step, struct plm_buf *partial,
               struct plm_err *err);
-/* a += b, exact and commutative. */
+/* a += b, exact and commutative; an empty `a` becomes a copy of b. PLM_CORRUPT for partials of
+ * different steps, and for a row that both answered for (found in seeding steps). */
 PLM_MUST_CHECK enum plm_code
 plm_partial_merge(struct plm_buf *a, struct plm_view b, struct plm_err *err);
 

@@ -209,18 +209,23 @@ done:
     return rc;
 }
 
-/* Two levels are the rule: 1 + 2 (1 + 10) + 1 + PLM_LLOYD_MAX steps, less where a loop stops early. */
+#define TREE_STEPS (1 + 2 * (1 + 10)) /* two levels are the rule, of ten rounds at most */
+#define LLOYD_STEPS 4                 /* rarely are there more */
+
 void plm_trainer_progress(const struct plm_trainer *trainer, unsigned *done, unsigned *total)
 {
-    unsigned rest = 1;
+    unsigned n = trainer->n_absorbed, rest = 1;
 
-    if (!trainer->done && step_kind(trainer) <= PLM_STEP_SPLIT)
-        rest = trainer->n_absorbed < 23 ? 23 - trainer->n_absorbed + 1 + PLM_LLOYD_MAX
-                                        : 2 + PLM_LLOYD_MAX;
-    else if (!trainer->done)
-        rest = step_kind(trainer) == PLM_STEP_MEANS ? 1 + PLM_LLOYD_MAX : PLM_LLOYD_MAX - trainer->round;
-    *done = trainer->n_absorbed;
-    *total = trainer->n_absorbed + (trainer->done ? 0 : rest);
+    if (trainer->done)
+        rest = 0;
+    else if (step_kind(trainer) <= PLM_STEP_SPLIT)
+        rest = (n < TREE_STEPS ? TREE_STEPS - n : 1) + 1 + LLOYD_STEPS;
+    else if (step_kind(trainer) == PLM_STEP_MEANS)
+        rest = 1 + LLOYD_STEPS;
+    else if (trainer->round < LLOYD_STEPS)
+        rest = LLOYD_STEPS - trainer->round;
+    *done = n;
+    *total = n + rest;
 }
 
 const float *plm_trainer_centroids(const struct plm_trainer *trainer)
