@@ -236,7 +236,7 @@ static enum plm_code read_window(struct chunk_read *r, struct plm_err *err)
     struct plm_queue queue = {0};
     size_t first = chunk_of(s, r->row), behind = first + 1;
 
-    while (behind < s->n_chunks && s->first_row[behind] < r->end && behind != s->kept &&
+    while (behind < s->n_chunks && s->first_row[behind] < r->end &&
            s->offset[behind + 1] - s->offset[first] <= PLM_READ_BYTES)
         behind++;
     size_t n_bytes = (size_t)(s->offset[behind] - s->offset[first]);

@@ -5,7 +5,7 @@
 
 #include <cmocka.h>
 
-#include "lance/page.h"
+#include "lance/page_parse.h"
 #include "lance/wire.h"
 #include "support/mem_store.h"
 
@@ -363,6 +363,29 @@ static void check_own_columns(struct bench *b, struct plm_datafile *file)
     plm_read_scratch_reset(&scratch);
 }
 
+/* Field 5 of each page of column 0 is its first row. */
+static void check_own_priorities(struct bench *b)
+{
+    static const uint64_t first_rows[] = {0, 300, 301};
+    size_t n, n_pages = 0;
+    const uint8_t *bytes = mem_store_bytes(b->store, "own", &n);
+    const uint8_t *entry = bytes + plm_le64(bytes + n - 32);
+    struct plm_view message = {bytes + plm_le64(entry), (size_t)plm_le64(entry + 8)};
+    struct plm_pb pb = plm_pb_of(message);
+    struct plm_pb_field field;
+    bool more = true;
+
+    while (plm_pb_next(&pb, &field, &more, NULL) == PLM_OK && more) {
+        uint64_t first_row = 0;
+        if (field.number != 2)
+            continue;
+        assert_int_equal(plm_msg_u64(field.bytes, 5, &first_row, NULL), PLM_OK);
+        assert_true(n_pages < 3);
+        assert_int_equal(first_row, first_rows[n_pages++]);
+    }
+    assert_int_equal(n_pages, 3);
+}
+
 static void own_tails_read_back(void **state)
 {
     struct bench *b = *state;
@@ -387,6 +410,7 @@ static void own_tails_read_back(void **state)
         assert_int_equal(v.len, 2);
         assert_memory_equal(v.data, "l2", 2);
         assert_null(plm_datafile_metadata(file, "distance").data);
+        check_own_priorities(b);
         check_own_buffers(b, file);
         check_own_columns(b, file);
         plm_datafile_close(file);
@@ -540,13 +564,14 @@ struct craft {
     uint64_t n_rows;
     struct plm_view buffers[3];
     size_t n_buffers;
+    uint64_t size_lie; /* added to the size that the page gives its first buffer */
 };
 
 /* One column, one page, as "crafted". */
 static void write_crafted(struct bench *b, const struct craft *c)
 {
     struct plm_buf out = {0};
-    uint64_t offsets[3], sizes[3];
+    uint64_t offsets[3], sizes[3] = {0};
     uint8_t end[16 + 16 + 40];
     static const char *const urls[] = {"/lance.encodings.ArrayEncoding",
                                        "/lance.encodings21.PageLayout"};
@@ -557,6 +582,7 @@ static void write_crafted(struct bench *b, const struct craft *c)
         offsets[i] = out.len, sizes[i] = c->buffers[i].len;
         assert_int_equal(plm_buf_add(&out, c->buffers[i].data, c->buffers[i].len, NULL), PLM_OK);
     }
+    sizes[0] += c->size_lie;
     struct plm_view any = pb(b, "mm", 1, (struct plm_view){(const uint8_t *)url, strlen(url)}, 2,
                              c->message);
     struct plm_view encoding = pb(b, "m", 2, pb(b, "m", 1, any));
@@ -626,7 +652,7 @@ static void control_words_may_have_two_bytes(void **state)
     struct plm_column_shape shape = {2, 16, true};
     static const uint8_t rows[] = {0, 0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 1, 0, 9, 9, 9, 9};
     struct craft c = {fullzip(b, 9, 32, 3, list_of(b, 2, flat(b, 16))), 1, 3,
-                      {{rows, sizeof rows}}, 1};
+                      {{rows, sizeof rows}}, 1, 0};
     uint8_t values[12], nulls[3];
 
     assert_int_equal(read_crafted(b, &c, shape, values, nulls), PLM_OK);
@@ -650,7 +676,7 @@ static enum plm_code read_levels(struct bench *b, struct plm_view how, const voi
     memcpy(chunk + at, "abc", 3);
     plm_put_le16(table, (uint16_t)((at + 8) / 8 - 1) << 4);
     struct craft c = {miniblock(b, how, list_of(b, 1, flat(b, 8)), 1, 3, 0), 1, 3,
-                      {{table, 2}, {chunk, at + 8}}, 2};
+                      {{table, 2}, {chunk, at + 8}}, 2, 0};
     enum plm_code rc = read_crafted(b, &c, shape, values, nulls);
     if (rc == PLM_OK)
         assert_memory_equal(values, "abc", 3);
@@ -704,7 +730,7 @@ static enum plm_code read_values(struct bench *b, struct plm_view how, uint64_t 
 
     plm_put_le16(table, (uint16_t)word);
     struct craft c = {miniblock(b, (struct plm_view){0}, how, n_buffers, n_rows, 0), 1, n_rows,
-                      {{table, 2}, {chunk, n_chunk}}, 2};
+                      {{table, 2}, {chunk, n_chunk}}, 2, 0};
     enum plm_code rc = read_crafted(b, &c, U64, values, nulls);
     forget();
     return rc;
@@ -774,7 +800,7 @@ static void constants_are_read(void **state)
     uint64_t values[3] = {0};
     uint8_t nulls[3];
     struct plm_view five = keep_bytes("\5\0\0\0\0\0\0\1", 8);
-    struct craft c = {pb(b, "m", 2, pb(b, "mm", 5, layers("\1"), 6, five)), 2, 3, {{0}}, 0};
+    struct craft c = {pb(b, "m", 2, pb(b, "mm", 5, layers("\1"), 6, five)), 2, 3, {{0}}, 0, 0};
 
     assert_int_equal(read_crafted(b, &c, U64, values, nulls), PLM_OK);
     assert_int_equal(values[2], 0x0100000000000005);
@@ -848,6 +874,45 @@ static void other_layouts_are_refused_by_name(void **state)
     REFUSE(pb(b, "m", 2, pb(b, "m", 1, pb(b, "m", 1, pb(b, "m", 7, EMPTY)))), list,
            PLM_UNSUPPORTED, "Dictionary");
 #undef REFUSE
+}
+
+/* ArrayEncoding Nullable {2: some_nulls {1: validity in buffer 1, 2: u64 in buffer 0}}. */
+static struct plm_view array_with_nulls(struct bench *b)
+{
+    struct plm_view validity = pb(b, "m", 1, pb(b, "um", 1, N(1), 2, pb(b, "u", 1, N(1))));
+    struct plm_view values = pb(b, "m", 1, pb(b, "um", 1, N(64), 2, EMPTY));
+    return pb(b, "m", 2, pb(b, "m", 2, pb(b, "mm", 1, validity, 2, values)));
+}
+
+static void buffers_of_other_sizes_are_refused(void **state)
+{
+    struct bench *b = *state;
+    static const uint8_t bytes[80] = {1}, bits[2] = {0xfe, 1};
+    uint64_t values[9];
+    uint8_t nulls[9];
+    struct craft c = {fullzip(b, 0, 64, 9, flat(b, 64)), 1, 9, {{bytes, 80}}, 1, 0};
+
+    expect_refused(b, &c, U64, PLM_CORRUPT, "80 bytes for 9 rows");
+    c.message = fullzip(b, 0, 64, 9, flat(b, 64));
+    c.buffers[0].len = 64;
+    expect_refused(b, &c, U64, PLM_CORRUPT, "64 bytes for 9 rows");
+    c.buffers[0].len = 72;
+    for (int i = 0; i < 2; i++) { /* behind the end, and all there is */
+        c.size_lie = i ? UINT64_MAX - 72 : 4096;
+        c.message = fullzip(b, 0, 64, 9, flat(b, 64));
+        expect_refused(b, &c, U64, PLM_CORRUPT, "does not fit");
+    }
+
+    c = (struct craft){array_with_nulls(b), 0, 9, {{bytes, 80}, {bits, 2}}, 2, 0};
+    assert_int_equal(read_crafted(b, &c, U64, values, nulls), PLM_OK); /* 2.0 may be padded */
+    assert_memory_equal(nulls, "\1\0\0\0\0\0\0\0\0", 9);
+    c.buffers[1].len = 1;
+    c.message = array_with_nulls(b);
+    expect_refused(b, &c, U64, PLM_CORRUPT, "1 bytes of validity");
+    c.buffers[1].len = 2;
+    c.buffers[0].len = 71;
+    c.message = array_with_nulls(b);
+    expect_refused(b, &c, U64, PLM_CORRUPT, "71 bytes for 9 rows");
 }
 
 static void other_versions_and_magics_are_refused(void **state)
@@ -1047,6 +1112,7 @@ int main(void)
         T(a_chunk_table_must_add_up),
         T(constants_are_read),
         T(other_layouts_are_refused_by_name),
+        T(buffers_of_other_sizes_are_refused),
         T(other_versions_and_magics_are_refused),
         T(wrong_questions_are_refused),
         T(truncated_files_are_refused),
