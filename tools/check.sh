@@ -54,7 +54,7 @@ select=(-m "not full")
 [ $all = yes ] && select=()
 export PILUM_NO_SKIP=1
 part "Python tests, against stock pylance" \
-    .venv/bin/python -m pytest -q -p no:cacheprovider "${select[@]}" tests/python tests/peer
+    .venv/bin/python -m pytest -q -p no:cacheprovider "${select[@]}" tests/python tests/peer tests/ray
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'check: failed: %s\n' "${failed[@]}" >&2

@@ -19,8 +19,11 @@ TYPES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("index_type", TYPES)
+DEFAULT = {("IVF_FLAT", 1), ("IVF_FLAT", 3), ("IVF_SQ", 2), ("IVF_PQ", 1), ("IVF_PQ", 3)}
+
+
+@pytest.mark.parametrize("index_type, workers", [
+    pytest.param(t, n, marks=[] if (t, n) in DEFAULT else pytest.mark.full) for t in TYPES for n in (1, 2, 3)])
 def test_same_bytes(table, threads_engine, index_type, workers):
     path = table()
     ds = pilum.ray.create_index(path, "vec", index_type, num_workers=workers, num_partitions=20, progress="none")

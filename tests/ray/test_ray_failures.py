@@ -48,7 +48,7 @@ def build(path, index_type, at, tmp_path, workers=2, **more):
 
 @pytest.mark.usefixtures("cluster")
 class TestWorkers:
-    @pytest.mark.parametrize("phase", ["train", "encode", "merge", "verify"])
+    @pytest.mark.parametrize("phase", ["train", "encode", "merge", pytest.param("verify", marks=pytest.mark.full)])
     def test_killed(self, table, expected, tmp_path, phase):
         at = At(phase, kill_one)
         path = table("large")
@@ -142,7 +142,7 @@ pilum.ray.create_index(sys.argv[1], "vec", sys.argv[3], num_workers=2, num_parti
 
 
 @pytest.mark.parametrize("index_type, until", [("IVF_SQ", "encode rows"), ("IVF_PQ", "train sub-vectors"),
-                                               ("IVF_FLAT", "merge blocks")])
+                                               pytest.param("IVF_FLAT", "merge blocks", marks=pytest.mark.full)])
 def test_killed_driver(cluster, table, expected, tmp_path, index_type, until):
     path = table("large")
     driver = subprocess.Popen([sys.executable, "-c", SCRIPT, path, cluster.address_info["address"], index_type],

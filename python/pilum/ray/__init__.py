@@ -5,6 +5,20 @@ on the same tasks, as ``pilum.create_index``, so the index files have the same b
 number of workers. Vectors and index files go from storage to a worker and back, never through Ray.
 """
 
-from pilum.ray._create import create_index
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pilum.ray._create import create_index
 
 __all__ = ["create_index"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when it is asked for: workers import this package, too, and need less of it."""
+    if name == "create_index":
+        from pilum.ray._create import create_index
+
+        return create_index
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -251,22 +251,3 @@ def codebook_matrix(given: Any, dimension: int, num_sub_vectors: int | None, num
         return values
     m = num_sub_vectors or (dimension // 16 if dimension % 16 == 0 else dimension // 8)
     return values.reshape(m, codes, dimension // m)
-
-
-@dataclasses.dataclass
-class Matrices:
-    """Options of the core, and the arrays that they point into."""
-
-    options: dict[str, Any]
-    arrays: list[np.ndarray]
-
-
-def with_matrices(options: dict[str, Any]) -> Matrices:
-    """Options that travelled with their arrays: addresses in this process instead."""
-    result, arrays = dict(options), []
-    for name in ("ivf_centroids", "pq_codebook"):
-        array = result.get(name)
-        if isinstance(array, np.ndarray):
-            arrays.append(array)
-            result[name] = (array.ctypes.data, array.itemsize, array.shape)
-    return Matrices(result, arrays)

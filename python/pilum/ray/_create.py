@@ -15,6 +15,7 @@ import ray
 from pilum import _core
 from pilum.ray import _arguments as arguments
 from pilum.ray._build import Build, Driver
+from pilum.ray._matrices import with_matrices
 from pilum.ray._pool import Pool
 from pilum.ray._progress import Event, View
 from pilum.ray._resources import number_of_workers, worker_size
@@ -188,7 +189,7 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
             simd=_lowest_kernels(workers),
             warn=lambda text: logger.warning("%s", text),
         )
-        own = arguments.with_matrices(options)
+        own = with_matrices(options)
         dist, committed = _core.dist_open(context, table.reference(), own.options, n)
         driver = Driver(dist)
         try:

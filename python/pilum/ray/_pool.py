@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import logging
 import statistics
+import struct
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -340,6 +341,16 @@ class Pool:
     @property
     def n_joined(self) -> int:
         return sum(h.joined for h in self._handles)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes read and written by the workers so far."""
+        read = written = 0
+        for handle in self._handles:
+            known = struct.unpack("<2Q", handle.usage[:16]) if handle.usage else (0, 0)
+            read += max(known[0], handle.now[2])
+            written += max(known[1], handle.now[3])
+        gone = [struct.unpack("<2Q", usage[:16]) for usage in self.usage_of_gone]
+        return read + sum(g[0] for g in gone), written + sum(g[1] for g in gone)
 
     def usages(self) -> list[bytes]:
         return self.usage_of_gone + [h.usage for h in self._handles if h.usage]

@@ -68,6 +68,7 @@ class View:
         rate = done / seconds if seconds > 0 else 0.0
         left = (self._total - done) / rate if rate and self._total else None
         pool = self._pool
+        read, written = pool.traffic() if pool else (0, 0)
         return {
             "phase": self._phase,
             "detail": self._detail,
@@ -77,8 +78,8 @@ class View:
             "rate": round(rate, 1),
             "seconds": round(seconds, 2),
             "seconds_left": None if left is None else round(left, 1),
-            "bytes_read": sum(h.now[2] for h in pool._handles) if pool else 0,
-            "bytes_written": sum(h.now[3] for h in pool._handles) if pool else 0,
+            "bytes_read": read,
+            "bytes_written": written,
             "workers": pool.n_joined if pool else 0,
             "retries": pool.retries if pool else 0,
             "workers_lost": pool.lost if pool else 0,

@@ -83,7 +83,7 @@ class Worker:
     @ray.method(concurrency_group="work", num_returns=2)
     def join(self, table: tuple, options: dict, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
         def run() -> bytes:
-            from pilum.ray._arguments import with_matrices
+            from pilum.ray._matrices import with_matrices
 
             self._matrices = with_matrices(options)  # holds what the core borrows
             self._dist = _core.dist_join(
