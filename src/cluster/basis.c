@@ -2,7 +2,7 @@
  * Source: Halko, Martinsson, Tropp, Finding structure with randomness (2011), section 4.5. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_math.h"
 
 #define ROUNDS 3 /* a random start and two power steps: more change nothing measurable */
 

@@ -1,7 +1,13 @@
 /* means.c - new points from sums, and a place for centroids that lost all their rows. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_math.h"
+
+void plm_cap_row(const float *row, size_t dim, float cap, float *out)
+{
+    for (size_t d = 0; d < dim; d++)
+        out[d] = row[d] > cap ? cap : row[d] < -cap ? -cap : row[d];
+}
 
 /* Scales to norm 1; false for 0. */
 static bool normalize(const struct plm_kernels *kernels, float *point, size_t dim)

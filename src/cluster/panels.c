@@ -1,7 +1,7 @@
 /* panels.c - points in the layout of the nearest and project kernels. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_math.h"
 
 enum plm_code plm_panels_alloc(struct plm_ctx *ctx, size_t n_max, size_t dim, struct plm_panels *out,
                                struct plm_err *err)

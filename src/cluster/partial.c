@@ -1,7 +1,7 @@
 /* partial.c - partials as messages, and their exact merge. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_message.h"
 
 static const char partial_magic[8] = "PLMPART1";
 

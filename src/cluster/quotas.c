@@ -1,7 +1,7 @@
 /* quotas.c - how many leaves each node of the tree gets. */
 #include <stdlib.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_math.h"
 
 struct share {
     size_t node;

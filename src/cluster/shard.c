@@ -1,7 +1,7 @@
 /* shard.c - one part of the sample: its projected rows, and who answers which step. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/shard_impl.h"
 
 #define PROJECTED_MAX 1e18f /* beyond it squares would not be finite */
 #define PROJECT_ROWS (8 * PLM_BLOCK_ROWS) /* of one task: read at once when the sample is spilled */
@@ -54,12 +54,6 @@ void plm_shard_destroy(struct plm_shard *shard)
 bool plm_shard_needs_cap(const struct plm_shard *shard, float cap)
 {
     return shard->n > 0 && shard->sample->max_abs > cap;
-}
-
-void plm_cap_row(const float *row, size_t dim, float cap, float *out)
-{
-    for (size_t d = 0; d < dim; d++)
-        out[d] = row[d] > cap ? cap : row[d] < -cap ? -cap : row[d];
 }
 
 /* ---- projection ------------------------------------------------------------------------- */

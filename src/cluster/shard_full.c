@@ -1,6 +1,6 @@
 /* shard_full.c - passes over the rows in full dimension, a chunk at a time. */
 #include "cluster/assign.h"
-#include "cluster/train_impl.h"
+#include "cluster/shard_impl.h"
 
 #define TASK_ROWS (10 * PLM_BLOCK_ROWS)
 #define CHUNK_ROWS ((size_t)1 << 16)    /* in memory: only ids and distances are kept */

@@ -4,7 +4,7 @@
  * not depend on how the sample is cut. */
 #include <stdlib.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/shard_impl.h"
 
 #define FETCH_SALT 0x5eed0001u
 #define SEEDS_SALT 0x5eed0100u /* + level */

@@ -1,7 +1,7 @@
 /* shard_tree.c - rows led down the tree, and the k-means rounds of a level. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/shard_impl.h"
 
 #define UNIT_ROWS (20 * PLM_BLOCK_ROWS) /* rows of one node given to a thread at a time */
 

@@ -1,7 +1,8 @@
 /* step.c - steps as messages: built by the trainer, checked by every shard. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/train_message.h"
+#include "simd/simd.h"
 
 #define ALIGN 64
 

@@ -1,6 +1,6 @@
 /* train_local.c - training on one machine, and the memory it takes. */
 #include "cluster/assign.h"
-#include "cluster/train_impl.h"
+#include "cluster/train_math.h"
 
 enum plm_code plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample,
                               struct plm_trainer *trainer, plm_checkpoint_fn *checkpoint, void *arg,

@@ -4,7 +4,7 @@
  *
  * The tree is built level by level: all nodes of a level are seeded in one step and refined in
  * the same rounds. Source: the project's measurements of projected trees against flat k-means. */
-#include "cluster/train_impl.h"
+#include "cluster/trainer_impl.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* trainer_full.c - centroids in full dimension: means of the leaves, then Lloyd steps. */
 #include <math.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/trainer_impl.h"
 
 #define LLOYD_LEAST_GAIN 5e-3 /* of the loss, else no further step */
 #define FILL_SALT 0xf111u

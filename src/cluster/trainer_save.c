@@ -1,5 +1,5 @@
 /* trainer_save.c - checkpoints of the trainer. */
-#include "cluster/train_impl.h"
+#include "cluster/trainer_impl.h"
 
 struct saved {
     char magic[8];

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "cluster/train_impl.h"
+#include "cluster/trainer_impl.h"
 
 #define LEVEL_ROUNDS 10       /* k-means rounds of a level */
 #define LEVEL_LEAST_GAIN 1e-3 /* of the loss, else the level is done */
@@ -63,9 +63,10 @@ done:
 
 /* ---- seeds ------------------------------------------------------------------------------ */
 
-/* A SEEDS step with the tree in the first `tree_end` bytes of the present one. want NULL: what the quotas imply. */
-static enum plm_code write_seeds(struct plm_trainer *t, struct plm_step_head *head, size_t tree_end, const uint32_t *want,
-                                 const uint32_t *quotas, struct plm_err *err)
+/* A SEEDS step with the tree in the first `tree_end` bytes of the present one. want NULL: what the
+ * quotas imply. */
+static enum plm_code write_seeds(struct plm_trainer *t, struct plm_step_head *head, size_t tree_end,
+                                 const uint32_t *want, const uint32_t *quotas, struct plm_err *err)
 {
     struct plm_buf next;
     uint32_t *fans = NULL;

@@ -46,11 +46,12 @@ static void lane_norms(const float *group, size_t dsub, float norms[PLM_PQ_LANES
 
 /* How far a kernel's value |c|^2/2 - x.c can be from the truth, whatever the order of its sum and
  * with or without FMA: dsub + 1 roundings of a sum that starts at |c|^2/2 (Higham, section 3.1),
- * one more when |c|^2/2 became a float, dsub underflows of at most FLT_TRUE_MIN, and the rounding of the
- * float64 decision itself. The 1 + 2^-10 covers the roundings of |x|^2 and of this formula. */
+ * one more when |c|^2/2 became a float, dsub underflows of at most FLT_TRUE_MIN, and the rounding
+ * of the float64 decision itself. The 1 + 2^-10 covers the roundings of |x|^2 and of this formula. */
 static double value_error(float x_norm2, float max_half_norm, uint32_t dsub)
 {
-    double x = sqrt((double)x_norm2 * (1 + 0x1p-10 + (double)dsub * 0x1p-23)), c = sqrt(2 * (double)max_half_norm);
+    double x = sqrt((double)x_norm2 * (1 + 0x1p-10 + (double)dsub * 0x1p-23));
+    double c = sqrt(2 * (double)max_half_norm);
     double relative = (double)plm_dot_error((size_t)dsub + 2);
 
     return (1 + 0x1p-10) * (relative * ((double)max_half_norm + x * c) +

@@ -1,0 +1,67 @@
+/* shard_impl.h - a shard's state and its answers; inside the cluster room. */
+#ifndef PLM_SHARD_IMPL_H
+#define PLM_SHARD_IMPL_H
+
+#include "cluster/train_math.h"
+
+
+struct plm_shard {
+    struct plm_ctx *ctx;
+    const struct plm_kernels *kernels;
+    const struct plm_sample *sample;
+    size_t first, n, dim;
+    /* projected rows */
+    float *projected;  /* [n][r] */
+    float *half_norms; /* [n] */
+    size_t r;
+    uint64_t projection_hash; /* 0 = none */
+    float max_projected;
+    /* the tree so far */
+    uint32_t *node, *child; /* [n] */
+    uint32_t *order;        /* [n] rows grouped by node */
+    float *distance;        /* [n] to the nearest child */
+    size_t *node_starts;    /* [n_nodes + 1] in `order` */
+    size_t n_nodes;
+    uint32_t n_applied;     /* levels behind `node` */
+    uint64_t path_hash;     /* of those levels and the projection */
+};
+bool plm_shard_needs_cap(const struct plm_shard *shard, float cap);
+PLM_MUST_CHECK enum plm_code
+plm_shard_project(struct plm_shard *shard, const struct plm_step *step, struct plm_err *err);
+void plm_shard_forget(struct plm_shard *shard); /* frees everything derived */
+PLM_MUST_CHECK enum plm_code
+plm_shard_fetch(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
+                struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_shard_seeds(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
+                struct plm_err *err);
+/* Leads every row to its node below levels [0, n_levels). */
+PLM_MUST_CHECK enum plm_code
+plm_shard_route(struct plm_shard *shard, const struct plm_step *step, uint32_t n_levels,
+                struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_shard_split(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
+                struct plm_err *err);
+/* MEANS and LLOYD. */
+PLM_MUST_CHECK enum plm_code
+plm_shard_full(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
+               struct plm_err *err);
+
+/* Rows [n] grouped by ids < n_ids: starts [n_ids + 1], order [n], ascending in each group. */
+void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order);
+/* Adds grouped rows to the sums, on several threads: row order[i] of its group, at
+ * rows + order[i] * dim. loss_of gives a row's distance. */
+struct plm_adding {
+    struct plm_ctx *ctx;
+    const float *rows;
+    size_t n, dim, n_ids;
+    const size_t *starts;
+    const uint32_t *order;
+    const float *distances;
+    bool use_cap;
+    const struct plm_step *step;
+    struct plm_partial *sums;
+};
+PLM_MUST_CHECK enum plm_code plm_add_grouped(struct plm_adding *adding, struct plm_err *err);
+
+#endif

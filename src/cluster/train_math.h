@@ -1,0 +1,56 @@
+/* train_math.h - the arithmetic of training: packed points, axes, quotas, means; inside the cluster
+ * room. */
+#ifndef PLM_TRAIN_MATH_H
+#define PLM_TRAIN_MATH_H
+
+#include "cluster/grid.h"
+#include "cluster/train_message.h"
+#include "simd/simd.h"
+
+/* ---- packed points ----------------------------------------------------------------------- */
+
+struct plm_panels {
+    struct plm_ctx *ctx;
+    float *values, *half_norms;
+    size_t n_panels, n_panels_max, dim;
+};
+PLM_MUST_CHECK enum plm_code
+plm_panels_alloc(struct plm_ctx *ctx, size_t n_max, size_t dim, struct plm_panels *out,
+                 struct plm_err *err);
+/* n points [n][dim]; half norms are 0 for dot. */
+void plm_panels_fill(struct plm_panels *panels, const float *points, size_t n, bool dot);
+void plm_panels_reset(struct plm_panels *panels);
+static inline size_t plm_panels_of(size_t n) { return (n + PLM_PANEL - 1) / PLM_PANEL; }
+/* Floats of one packed block of rows. */
+static inline size_t plm_packed_floats(size_t dim) { return (size_t)PLM_BLOCK_ROWS * dim; }
+
+/* ---- the trainer's arithmetic ---------------------------------------------------------------- */
+
+/* Values cut to +-cap. */
+void plm_cap_row(const float *row, size_t dim, float cap, float *out);
+/* Leading axes of rows [n][dim], which are scaled in place: basis [r][dim], r a multiple of
+ * PLM_PANEL, orthonormal rows (or zero rows where the data has fewer axes). */
+PLM_MUST_CHECK enum plm_code
+plm_basis_make(struct plm_ctx *ctx, float *rows, size_t n, size_t dim, size_t r, uint64_t seed,
+               float *basis, struct plm_err *err);
+/* Children a node with this quota is split into at a level: all of them, or about sqrt(quota). */
+uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level);
+/* Shares `total` leaves among nodes in proportion to their sizes, by largest remainder (lowest
+ * number on ties): at least 1 for a node with rows, at most caps[i]. total >= nodes with rows. */
+PLM_MUST_CHECK enum plm_code
+plm_share_quotas(struct plm_ctx *ctx, uint64_t total, const uint64_t *sizes, const uint64_t *caps,
+                 size_t n, uint32_t *quotas, struct plm_err *err);
+/* Means of the sums; points without rows keep their values. For dot they are scaled to norm 1; a
+ * point whose sum is 0 becomes 0, and counts[i] (counts may be NULL) too. */
+void plm_take_means(const struct plm_kernels *kernels, const struct plm_partial *sums, bool dot,
+                    float *points, uint64_t *counts);
+/* Every centroid without rows becomes a copy of the one with the most rows among those with
+ * a spread (lowest number on ties), both moved apart by 1/16 of its root mean square distance per
+ * value, in directions seeded by (seed, number). Without any spread: plain copies of the largest.
+ * counts and losses (in units of 1/scale) are updated; they are [k]. */
+PLM_MUST_CHECK enum plm_code
+plm_fill_empties(struct plm_ctx *ctx, float *centroids, size_t k, size_t dim, bool dot,
+                 uint64_t *counts, int64_t *losses, double scale, uint64_t seed,
+                 struct plm_err *err);
+
+#endif
