@@ -235,6 +235,17 @@ static void scalar_min_max(const float *v, size_t n, float *lo, float *hi)
     *hi = greatest + 0.0f;
 }
 
+static size_t scalar_at_most(const float *v, size_t n, float limit, uint32_t *places)
+{
+    size_t found = 0;
+
+    PLM_LOOP
+    for (size_t i = 0; i < n; i++)
+        if (v[i] <= limit)
+            places[found++] = (uint32_t)i;
+    return found;
+}
+
 static uint32_t scalar_sq_l2(const uint8_t *a, const uint8_t *b, size_t n)
 {
     uint32_t sum = 0;
@@ -270,6 +281,7 @@ void plm_simd_scalar(struct plm_kernels *table)
         .pq_pack = scalar_pq_pack,
         .sq_encode = scalar_sq_encode,
         .min_max = scalar_min_max,
+        .at_most = scalar_at_most,
         .sq_l2 = scalar_sq_l2,
         .grid_add = scalar_grid_add,
         .project = scalar_project,

@@ -69,6 +69,9 @@ struct plm_kernels {
     /* Least and greatest of n floats (+inf and -inf when n == 0); a zero is +0. Same on every
      * table. */
     void (*min_max)(const float *v, size_t n, float *lo, float *hi);
+    /* The places i with v[i] <= limit, ascending, into places (room for n); returns how many. Same
+     * on every table. */
+    size_t (*at_most)(const float *v, size_t n, float limit, uint32_t *places);
     /* Integer sum of (a-b)^2 over n codes (n < 2^16). Same on every table. */
     uint32_t (*sq_l2)(const uint8_t *a, const uint8_t *b, size_t n);
 

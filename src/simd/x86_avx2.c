@@ -163,6 +163,23 @@ static void avx2_min_max(const float *v, size_t n, float *lo, float *hi)
     *hi = high[0] + 0.0f;
 }
 
+static size_t avx2_at_most(const float *v, size_t n, float limit, uint32_t *places)
+{
+    const __m256 ceiling = _mm256_set1_ps(limit);
+    size_t found = 0, i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(v + i), ceiling, _CMP_LE_OQ);
+
+        for (unsigned mask = (unsigned)_mm256_movemask_ps(below); mask; mask &= mask - 1)
+            places[found++] = (uint32_t)(i + (size_t)__builtin_ctz(mask));
+    }
+    for (; i < n; i++)
+        if (v[i] <= limit)
+            places[found++] = (uint32_t)i;
+    return found;
+}
+
 static inline __m256i sixteen_words(const uint8_t *p)
 {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
@@ -545,6 +562,7 @@ void plm_simd_avx2(struct plm_kernels *table)
     table->pq_pack = avx2_pq_pack;
     table->sq_encode = avx2_sq_encode;
     table->min_max = avx2_min_max;
+    table->at_most = avx2_at_most;
     table->sq_l2 = avx2_sq_l2;
     table->grid_add = avx2_grid_add;
     table->project = avx2_project;

@@ -151,6 +151,23 @@ static void check_min_max(const float *x, size_t n)
     }
 }
 
+static void check_at_most(const float *x, size_t n)
+{
+    uint32_t want[DIM_MAX], got[DIM_MAX];
+    float limits[] = {-INFINITY, 0, n ? x[n / 2] : 1, INFINITY};
+
+    for (size_t l = 0; l < 4; l++) {
+        size_t n_want = scalar->at_most(x, n, limits[l], want);
+
+        assert_true(l < 3 || n_want == n);
+        EACH_TABLE(t)
+        {
+            assert_int_equal(tables[t]->at_most(x, n, limits[l], got), n_want);
+            assert_memory_equal(got, want, n_want * sizeof *got);
+        }
+    }
+}
+
 static void check_grid_add(const float *x, size_t n)
 {
     double want[DIM_MAX], got[DIM_MAX];
@@ -197,6 +214,7 @@ static void arrays(void **state)
             fill(c, n, (enum kind)kind);
             check_sums(x, c, n);
             check_min_max(x, n);
+            check_at_most(x, n);
             check_grid_add(x, n);
             check_sq(x, &bytes, n, -0.7, 0.9);
             check_sq(x, &bytes, n, -0x1p-126, 0x1p-127);
