@@ -16,6 +16,11 @@
  * this many times K floats per thread. */
 #define PLM_TIE_ROWS 24
 
+#define PLM_HEAD_MAX 128     /* most axes of a head */
+#define PLM_HEAD_SAMPLE 1024 /* centroids the axes are found from: eight for each */
+
+struct plm_filter;
+
 struct plm_assigner {
     struct plm_ctx *ctx;
     const float *centroids; /* [k][dim], borrowed */
@@ -29,6 +34,7 @@ struct plm_assigner {
     double norm_max;
     float *origin; /* [dim], or NULL for 0 */
     float scale;
+    struct plm_filter *filter; /* NULL where a filter cannot pay */
 };
 
 /* ---- assign_pack.c: centroids into panels ------------------------------------------ */
@@ -51,5 +57,70 @@ uint32_t plm_assign_refine(const struct plm_assigner *assigner, const float *row
                            const float *values);
 /* Squared L2 or -x.c in float64, over the centroid in packed place j. */
 double plm_assign_exact(const struct plm_assigner *assigner, const float *row, size_t j);
+
+/* ---- assign_basis.c, assign_head.c: the head and tail filter ------------------------- */
+
+/* PLM_HEAD_MAX nearly orthonormal axes (or zeros), leading ones first: basis [128][dim]. */
+PLM_MUST_CHECK enum plm_code plm_assign_basis(const struct plm_assigner *assigner, float *basis,
+                                              struct plm_err *err);
+size_t plm_basis_bytes(size_t k, size_t dim); /* what that call takes for itself */
+
+/* Every row and centroid as r coordinates, the norm of what these leave out, and one number more
+ * for rounding: dot products of these r + 2 are upper bounds of dot products in full. */
+struct plm_head {
+    size_t rank;         /* r, a multiple of PLM_PANEL */
+    float *basis_panels; /* PLM_HEAD_MAX axes as panels */
+    float *projections;  /* [16 * n_panels][PLM_HEAD_MAX], until the rank is settled */
+    float *panels;       /* [n_panels][r + 2][16] */
+    float *half_norms;   /* [16 * n_panels], rounded down */
+    double delta;        /* bound on |Q'Q - I| */
+};
+PLM_MUST_CHECK enum plm_code plm_head_create(const struct plm_assigner *assigner,
+                                             struct plm_head *head, struct plm_err *err);
+void plm_head_reset(const struct plm_assigner *assigner, struct plm_head *head);
+/* Fills panels for this rank; false if its error bounds are too wide to be of use. */
+bool plm_head_set_rank(const struct plm_assigner *assigner, struct plm_head *head, size_t rank);
+/* May a row of this norm go through the filter? */
+bool plm_head_takes(const struct plm_assigner *assigner, double row_norm);
+/* head_row holds r coordinates: the two numbers behind them are filled in. */
+void plm_head_finish_row(const struct plm_assigner *assigner, const struct plm_head *head,
+                         double row_norm, float *head_row);
+/* A centroid whose bound is greater than this is further away than one at `exact`. */
+float plm_head_limit(const struct plm_assigner *assigner, double row_norm, double exact);
+size_t plm_head_bytes(size_t k, size_t dim);
+
+/* ---- assign_filter.c: whether and when to use it -------------------------------------- */
+
+PLM_MUST_CHECK enum plm_code plm_filter_create(struct plm_assigner *assigner, struct plm_err *err);
+void plm_filter_destroy(struct plm_assigner *assigner);
+/* The head to use for these n rows, or NULL. One of the calls, once enough rows have been seen,
+ * prepares it and tries it on its own rows; their ids are overwritten with right answers. */
+const struct plm_head *plm_filter_head(const struct plm_assigner *assigner, const float *rows,
+                                       size_t n, uint32_t *ids, struct plm_assign_scratch *scratch);
+/* For tests: whether it has been tried. */
+bool plm_filter_has_chosen(const struct plm_assigner *assigner);
+/* For tests: from now on always the head of this rank. PLM_UNSUPPORTED where it cannot be. */
+PLM_MUST_CHECK enum plm_code plm_filter_force(struct plm_assigner *assigner, size_t rank,
+                                              struct plm_err *err);
+
+/* ---- assign_block.c: one block of rows ------------------------------------------------ */
+
+/* What a block needs beyond the fields of the scratch. */
+struct plm_assign_block {
+    size_t dim, n_places;           /* the shape the scratch was made for */
+    float *framed;                  /* [96][dim] */
+    float *head_rows, *head_packed; /* [96][PLM_HEAD_MAX + 2] */
+    uint32_t *places;               /* [n_places] */
+    double norms[PLM_BLOCK_ROWS];   /* of the rows in the frame */
+    size_t todo[PLM_BLOCK_ROWS], n_todo; /* rows no filter has settled, ascending */
+    size_t open[PLM_BLOCK_ROWS], n_open; /* of these, the ones fp32 did not settle: places in todo */
+    size_t follows[PLM_BLOCK_ROWS]; /* the row this one equals byte for byte, or itself */
+    uint32_t found[PLM_BLOCK_ROWS]; /* the kernel's ids, by place in todo */
+};
+
+/* n <= PLM_BLOCK_ROWS rows -> ids. head may be NULL. */
+void plm_assign_block(const struct plm_assigner *assigner, const struct plm_head *head,
+                      const float *rows, size_t n, uint32_t *ids,
+                      struct plm_assign_scratch *scratch);
 
 #endif

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "cluster/assign.h"
+#include "cluster/assign_impl.h"
 #include "simd/simd.h"
 
 #define MAX_TABLES 8
@@ -102,6 +102,8 @@ static struct data data_clustered(size_t n, size_t k, size_t dim, size_t rank, f
     return data;
 }
 
+static size_t n_filtered; /* runs of a filter so far */
+
 /* ---- the oracle -------------------------------------------------------------------------- */
 
 static const struct plm_kernels *scalar_table(void)
@@ -144,10 +146,12 @@ static struct plm_ctx *ctx_new(void)
     return ctx;
 }
 
-/* Calls of different lengths, so that blocks and whatever an assigner learns vary. */
-static void assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum plm_metric metric,
-                             uint32_t *ids, double *distances)
+/* Calls of different lengths, so that blocks and whatever an assigner learns vary. A rank other
+ * than 0 forces the filter; false where it does not exist. */
+static bool assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum plm_metric metric,
+                             size_t rank, uint32_t *ids, double *distances)
 {
+    enum plm_code forced = PLM_OK;
     struct plm_assigner *assigner = NULL;
     struct plm_assign_scratch scratch = {0};
     size_t first = 0, n = 1;
@@ -155,8 +159,10 @@ static void assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum 
     assert_int_equal(plm_assigner_create(ctx, data->centroids, data->k, data->dim, metric,
                                          &assigner, NULL),
                      PLM_OK);
-    for (; first < data->n; first += n) {
-        n = first < data->n / 8 ? first + 1 : data->n - first;
+    if (rank > 0)
+        forced = plm_filter_force(assigner, rank, NULL);
+    for (; first < data->n && forced == PLM_OK; first += n) {
+        n = plm_min_size(plm_min_size(first + 1, 700), data->n - first);
         assert_int_equal(plm_assign(assigner, data->rows + first * data->dim, n, ids + first,
                                     distances + first, &scratch, NULL),
                          PLM_OK);
@@ -167,9 +173,11 @@ static void assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum 
     plm_assign_scratch_reset(&scratch);
     plm_assigner_destroy(assigner);
     assert_int_equal(atomic_load(&ctx->memory_used), 0);
+    return forced == PLM_OK;
 }
 
-/* Every table must give the oracle's ids and distances, bit for bit. */
+/* Every table, without a filter and with a forced one, must give the oracle's ids and distances, bit
+ * for bit. */
 static void check(const struct data *data, enum plm_metric metric)
 {
     const struct plm_kernels *tables[MAX_TABLES];
@@ -180,15 +188,19 @@ static void check(const struct data *data, enum plm_metric metric)
 
     assert_true(ids && want && got && distances);
     oracle(data, metric, want, distances);
-    for (size_t t = 0; t < n_tables; t++) {
+    for (size_t run = 0; run < n_tables * 2; run++) {
+        size_t t = run / 2, rank = run % 2 == 0 ? 0 : t % 2 == 0 ? 32 : 64;
+
         ctx->kernels = tables[t];
         memset(ids, 0xff, data->n * sizeof *ids);
-        assign_in_pieces(ctx, data, metric, ids, got);
+        if (!assign_in_pieces(ctx, data, metric, rank, ids, got))
+            continue;
+        n_filtered += rank > 0;
         for (size_t i = 0; i < data->n; i++) {
             if (ids[i] != want[i])
-                fail_msg("%s, metric %d, n %zu k %zu d %zu: row %zu got %u, expected %u",
-                         tables[t]->name, (int)metric, data->n, data->k, data->dim, i, ids[i],
-                         want[i]);
+                fail_msg("%s, metric %d, n %zu k %zu d %zu rank %zu: row %zu got %u, expected %u",
+                         tables[t]->name, (int)metric, data->n, data->k, data->dim, rank, i,
+                         ids[i], want[i]);
             assert_memory_equal(&got[i], &distances[i], sizeof *got);
         }
     }
@@ -375,9 +387,11 @@ static void clusters(void **state)
     (void)state;
     for (size_t r = 0; r < 4; r++)
         for (size_t e = 0; e < 4; e++) {
-            struct data data = data_clustered(1500, 160, 96, ranks[r], noises[e]);
+            struct data data = data_clustered(600, 160, 96, ranks[r], noises[e]);
+            size_t n_before = n_filtered;
 
             check(&data, (r + e) % 2 ? PLM_DOT : PLM_L2);
+            assert_true(n_filtered > n_before); /* here at least it must exist */
             data_free(&data);
         }
 }
@@ -425,43 +439,132 @@ static void bad_arguments(void **state)
     plm_ctx_destroy(ctx);
 }
 
-/* Each allocation fails in turn: no leak, nothing written, and the same answer once it works. */
-static void failing_allocations(void **state)
+/* The same rows again and again, until the assigner has tried its filter and made its choice:
+ * right before, while and after. The data favours a filter, but time decides. */
+static void filter_of_its_own(void **state)
 {
-    struct data data = data_clustered(1500, 160, 96, 20, 0.1f);
-    uint32_t *ids = malloc(data.n * sizeof *ids), *want = malloc(data.n * sizeof *want);
-    double *distances = malloc(data.n * sizeof *distances);
+    struct data data = data_clustered(200, 300, 64, 10, 0.05f);
+    const struct plm_kernels *tables[MAX_TABLES];
+    size_t n_tables = plm_kernels_available(tables, MAX_TABLES);
     struct plm_ctx *ctx = ctx_new();
-    enum plm_code rc = PLM_NOMEM;
+    uint32_t ids[200], want[200];
+    double distances[200];
 
     (void)state;
-    assert_true(ids && want && distances);
     oracle(&data, PLM_L2, want, distances);
-    for (long nth = 1; nth < 40; nth++) {
+    for (size_t t = 0; t < n_tables; t++) {
         struct plm_assigner *assigner = NULL;
         struct plm_assign_scratch scratch = {0};
+        size_t n_calls = 0;
 
-        atomic_store(&ctx->faults.alloc_countdown, nth);
-        rc = plm_assigner_create(ctx, data.centroids, data.k, data.dim, PLM_L2, &assigner, NULL);
-        if (rc != PLM_OK)
-            assert_null(assigner);
-        else
-            rc = plm_assign(assigner, data.rows, data.n, ids, NULL, &scratch, NULL);
-        assert_true(rc == PLM_OK || rc == PLM_NOMEM);
-        if (nth == 1)
-            assert_int_equal(rc, PLM_NOMEM);
-        if (rc == PLM_OK)
-            assert_memory_equal(ids, want, data.n * sizeof *ids);
-        atomic_store(&ctx->faults.alloc_countdown, 0);
+        ctx->kernels = tables[t];
+        assert_int_equal(plm_assigner_create(ctx, data.centroids, data.k, data.dim, PLM_L2,
+                                             &assigner, NULL),
+                         PLM_OK);
+        for (size_t n_after = 0; n_after < 3; n_calls++) {
+            assert_true(n_calls < 100); /* 20,000 rows: it must have chosen long ago */
+            memset(ids, 0xff, sizeof ids);
+            assert_int_equal(plm_assign(assigner, data.rows, data.n, ids, NULL, &scratch, NULL),
+                             PLM_OK);
+            assert_memory_equal(ids, want, sizeof ids);
+            n_after += plm_filter_has_chosen(assigner);
+        }
+        assert_true(n_calls > 4); /* not at once: it must first be worth it */
         plm_assign_scratch_reset(&scratch);
         plm_assigner_destroy(assigner);
+    }
+    assert_int_equal(atomic_load(&ctx->memory_used), 0);
+    plm_ctx_destroy(ctx);
+    data_free(&data);
+}
+
+struct shared {
+    const struct data *data;
+    const struct plm_assigner *assigner;
+    struct plm_assign_scratch scratch[4];
+    const uint32_t *want;
+};
+
+static enum plm_code shared_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    struct shared *shared = arg;
+    enum plm_code rc;
+    uint32_t ids[200];
+
+    rc = plm_assign(shared->assigner, shared->data->rows, shared->data->n, ids, NULL,
+                    &shared->scratch[worker], err);
+    if (rc == PLM_OK && memcmp(ids, shared->want, sizeof ids) != 0)
+        rc = plm_fail(err, PLM_BUG, "task %zu got other ids", task);
+    return rc;
+}
+
+/* One assigner, four threads; one of them tries the filter while the others go on. */
+static void threads(void **state)
+{
+    struct data data = data_clustered(200, 300, 64, 10, 0.05f);
+    struct plm_ctx_options options;
+    struct plm_ctx *ctx = NULL;
+    struct plm_assigner *assigner = NULL;
+    uint32_t want[200];
+    double distances[200];
+    struct shared shared = {.data = &data, .want = want};
+
+    (void)state;
+    plm_ctx_options_default(&options);
+    options.threads = 4;
+    assert_int_equal(plm_ctx_create(&options, &ctx, NULL), PLM_OK);
+    oracle(&data, PLM_L2, want, distances);
+    assert_int_equal(plm_assigner_create(ctx, data.centroids, data.k, data.dim, PLM_L2, &assigner,
+                                         NULL),
+                     PLM_OK);
+    shared.assigner = assigner;
+    assert_int_equal(plm_parallel(ctx, 100, shared_task, &shared, NULL), PLM_OK);
+    assert_true(plm_filter_has_chosen(assigner));
+    for (size_t i = 0; i < 4; i++)
+        plm_assign_scratch_reset(&shared.scratch[i]);
+    plm_assigner_destroy(assigner);
+    plm_ctx_destroy(ctx);
+    data_free(&data);
+}
+
+static enum plm_code assign_with_filter(struct plm_ctx *ctx, const struct data *data,
+                                        uint32_t *ids)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_assigner *assigner = NULL;
+    struct plm_assign_scratch scratch = {0};
+
+    PLM_TRY(plm_assigner_create(ctx, data->centroids, data->k, data->dim, PLM_L2, &assigner, NULL));
+    PLM_TRY(plm_filter_force(assigner, 32, NULL));
+    PLM_TRY(plm_assign(assigner, data->rows, data->n, ids, NULL, &scratch, NULL));
+done:
+    plm_assign_scratch_reset(&scratch);
+    plm_assigner_destroy(assigner);
+    return rc;
+}
+
+/* Each allocation fails in turn: no leak, no crash, and the right answer once it works. */
+static void failing_allocations(void **state)
+{
+    struct data data = data_clustered(100, 130, 64, 20, 0.1f);
+    struct plm_ctx *ctx = ctx_new();
+    uint32_t ids[100], want[100];
+    double distances[100];
+    enum plm_code rc = PLM_NOMEM;
+    long nth = 1;
+
+    (void)state;
+    oracle(&data, PLM_L2, want, distances);
+    for (; rc != PLM_OK; nth++) {
+        assert_true(nth < 200);
+        atomic_store(&ctx->faults.alloc_countdown, nth);
+        rc = assign_with_filter(ctx, &data, ids);
+        assert_true(rc == PLM_OK || rc == PLM_NOMEM);
         assert_int_equal(atomic_load(&ctx->memory_used), 0);
     }
-    assert_int_equal(rc, PLM_OK);
+    assert_true(nth > 20);
+    assert_memory_equal(ids, want, sizeof ids);
     plm_ctx_destroy(ctx);
-    free(ids);
-    free(want);
-    free(distances);
     data_free(&data);
 }
 
@@ -501,6 +604,8 @@ int main(void)
         cmocka_unit_test(clusters),
         cmocka_unit_test(shared_scratch),
         cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(filter_of_its_own),
+        cmocka_unit_test(threads),
         cmocka_unit_test(failing_allocations),
         cmocka_unit_test(cancelled),
     };

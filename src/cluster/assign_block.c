@@ -1,0 +1,219 @@
+/* assign_block.c - one block of rows through the filter, the fp32 kernel and float64.
+ *
+ * Each stage settles the rows it is certain of and leaves the others to the next.
+ */
+#include <math.h>
+
+#include "cluster/assign_impl.h"
+
+/* ---- the filter --------------------------------------------------------------------------- */
+
+/* Head rows of the whole block. Rows that the filter does not take become zeros. */
+static void project_rows(const struct plm_assigner *assigner, const struct plm_head *head,
+                         struct plm_assign_block *block, const float *framed, size_t n,
+                         float *packed)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    size_t len = head->rank + 2;
+
+    kernels->pack_rows(framed, assigner->dim, n, assigner->dim, packed);
+    kernels->project(packed, n, head->basis_panels, head->rank / PLM_PANEL, assigner->dim,
+                     block->head_rows, len);
+    for (size_t i = 0; i < n; i++) {
+        float *row = block->head_rows + i * len;
+
+        if (plm_head_takes(assigner, block->norms[i]))
+            plm_head_finish_row(assigner, head, block->norms[i], row);
+        else
+            memset(row, 0, len * sizeof *row);
+    }
+}
+
+/* The candidate with the least bound moves to the end of the list. */
+static size_t take_least(uint32_t *places, size_t n, const float *bounds)
+{
+    size_t least = 0;
+    uint32_t place;
+
+    for (size_t i = 1; i < n; i++)
+        if (bounds[places[i]] < bounds[places[least]])
+            least = i;
+    place = places[least];
+    places[least] = places[n - 1];
+    return place;
+}
+
+/* Bounds of all centroids -> the id; false when the bounds exclude too few of them. */
+static bool settle_by_bounds(const struct plm_assigner *assigner, const float *row, double norm,
+                             const float *bounds, uint32_t *places, uint32_t *id)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    float least_bound, greatest_bound, limit;
+    double least;
+    size_t n, winner;
+
+    kernels->min_max(bounds, assigner->n_packed, &least_bound, &greatest_bound);
+    if (kernels->at_most(bounds, assigner->n_packed, least_bound, places) == 0)
+        return false;
+    winner = places[0];
+    least = plm_assign_exact(assigner, row, winner);
+    limit = plm_head_limit(assigner, norm, least);
+    n = kernels->at_most(bounds, assigner->n_packed, limit, places);
+    if (n > plm_max_size(16, assigner->n_packed / 8))
+        return false;
+    for (; n > 0; n--) {
+        size_t j = take_least(places, n, bounds);
+        double value;
+
+        if (bounds[j] > limit)
+            break;
+        value = plm_assign_exact(assigner, row, j);
+        if (value < least || (value == least && j < winner)) {
+            least = value;
+            winner = j;
+            limit = plm_head_limit(assigner, norm, least);
+        }
+    }
+    *id = assigner->ids[winner];
+    return true;
+}
+
+/* Rows settled by the head; the others go on the list of things to do. */
+static void filter_rows(const struct plm_assigner *assigner, const struct plm_head *head,
+                        const float *rows, const float *framed, size_t n, uint32_t *ids,
+                        struct plm_assign_scratch *scratch)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    struct plm_assign_block *block = scratch->more;
+    size_t len = head->rank + 2, stride = assigner->n_panels * PLM_PANEL;
+
+    project_rows(assigner, head, block, framed, n, scratch->packed);
+    block->n_todo = 0;
+    for (size_t first = 0; first < n; first += PLM_TIE_ROWS) {
+        size_t n_some = plm_min_size(PLM_TIE_ROWS, n - first);
+
+        kernels->pack_rows(block->head_rows + first * len, len, n_some, len, block->head_packed);
+        kernels->values(block->head_packed, n_some, head->panels, head->half_norms,
+                        assigner->n_panels, len, scratch->values, stride);
+        for (size_t i = first; i < first + n_some; i++)
+            if (!plm_head_takes(assigner, block->norms[i]) ||
+                !settle_by_bounds(assigner, rows + i * assigner->dim, block->norms[i],
+                                  scratch->values + (i - first) * stride, block->places, &ids[i]))
+                block->todo[block->n_todo++] = i;
+    }
+}
+
+/* ---- fp32, then float64 --------------------------------------------------------------------- */
+
+/* Puts place p of the list on the list of open ones, unless its row equals the last of them: then
+ * it follows. So a table full of one row costs one decision per block. */
+static void open_row(struct plm_assign_block *block, const float *rows, size_t p)
+{
+    size_t row = block->todo[p];
+
+    if (block->n_open > 0) {
+        size_t last = block->todo[block->open[block->n_open - 1]];
+
+        if (memcmp(rows + last * block->dim, rows + row * block->dim,
+                   block->dim * sizeof *rows) == 0) {
+            block->follows[row] = last;
+            return;
+        }
+    }
+    block->open[block->n_open++] = p;
+}
+
+/* best and second of every row to do -> ids of those that are certain; the others are opened. */
+static void settle_certain(const struct plm_assigner *assigner, struct plm_assign_block *block,
+                           const struct plm_assign_scratch *scratch, const float *rows,
+                           uint32_t *ids)
+{
+    block->n_open = 0;
+    for (size_t p = 0; p < block->n_todo; p++) {
+        size_t row = block->todo[p];
+        double gap = (double)scratch->second[p] - (double)scratch->best[p];
+        double bound = plm_assign_error(assigner->dim, block->norms[row], assigner->norm_max);
+
+        if (plm_assign_is_tame(assigner, block->norms[row]) && gap > 2 * bound)
+            ids[row] = assigner->ids[block->found[p]];
+        else
+            open_row(block, rows, p);
+    }
+}
+
+/* Rows list[0..n) of `from` to the front of block->framed. When `from` is block->framed, rows
+ * only move down, in order: list is ascending. */
+static void gather(struct plm_assign_block *block, const float *from, const size_t *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (from + list[i] * block->dim != block->framed + i * block->dim)
+            memmove(block->framed + i * block->dim, from + list[i] * block->dim,
+                    block->dim * sizeof *from);
+}
+
+/* Open rows, PLM_TIE_ROWS at a time. framed is in the order of todo. */
+static void settle_open(const struct plm_assigner *assigner, struct plm_assign_block *block,
+                        const struct plm_assign_scratch *scratch, const float *rows,
+                        const float *framed, uint32_t *ids)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    size_t dim = assigner->dim, stride = assigner->n_panels * PLM_PANEL;
+
+    for (size_t first = 0; first < block->n_open; first += PLM_TIE_ROWS) {
+        size_t n = plm_min_size(PLM_TIE_ROWS, block->n_open - first);
+
+        gather(block, framed, block->open + first, n);
+        kernels->pack_rows(block->framed, dim, n, dim, scratch->packed);
+        kernels->values(scratch->packed, n, assigner->panels, assigner->half_norms,
+                        assigner->n_panels, dim, scratch->values, stride);
+        for (size_t t = 0; t < n; t++) {
+            size_t i = block->todo[block->open[first + t]];
+            const float *row = rows + i * dim;
+
+            ids[i] = plm_assign_is_tame(assigner, block->norms[i])
+                         ? plm_assign_refine(assigner, row, block->norms[i],
+                                             scratch->values + t * stride)
+                         : plm_assign_brute(assigner, row);
+        }
+    }
+}
+
+static void settle_todo(const struct plm_assigner *assigner, const float *rows,
+                        const float *framed, size_t n, uint32_t *ids,
+                        struct plm_assign_scratch *scratch)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    struct plm_assign_block *block = scratch->more;
+    size_t dim = assigner->dim;
+
+    if (block->n_todo < n) {
+        gather(block, framed, block->todo, block->n_todo);
+        framed = block->framed;
+    }
+    kernels->pack_rows(framed, dim, block->n_todo, dim, scratch->packed);
+    kernels->nearest(scratch->packed, block->n_todo, assigner->panels, assigner->half_norms,
+                     assigner->n_panels, dim, scratch->best, scratch->second, block->found);
+    settle_certain(assigner, block, scratch, rows, ids);
+    settle_open(assigner, block, scratch, rows, framed, ids);
+}
+
+void plm_assign_block(const struct plm_assigner *assigner, const struct plm_head *head,
+                      const float *rows, size_t n, uint32_t *ids,
+                      struct plm_assign_scratch *scratch)
+{
+    struct plm_assign_block *block = scratch->more;
+    size_t dim = assigner->dim;
+    const float *framed = plm_assigner_frame(assigner, rows, n, block->framed);
+
+    for (size_t i = 0; i < n; i++) {
+        block->norms[i] = sqrt(assigner->ctx->kernels->norm2(framed + i * dim, dim));
+        block->todo[i] = block->follows[i] = i;
+    }
+    block->n_todo = n;
+    if (head)
+        filter_rows(assigner, head, rows, framed, n, ids, scratch);
+    if (block->n_todo > 0)
+        settle_todo(assigner, rows, framed, n, ids, scratch);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = ids[block->follows[i]];
+}
