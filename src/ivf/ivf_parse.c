@@ -273,7 +273,7 @@ static enum plm_code sq_info(const json_t *object, struct plm_storage_info *info
                              struct plm_err *err)
 {
     enum plm_code rc;
-    uint32_t n_bits;
+    uint32_t n_bits = 0;
     const json_t *bounds = json_object_get(object, "bounds");
     const json_t *lo = json_object_get(bounds, "start"), *hi = json_object_get(bounds, "end");
 
