@@ -85,6 +85,15 @@ static enum plm_code read_matrix(const char *option, const char *path, size_t n_
     return PLM_OK;
 }
 
+static enum plm_code take_fragments(const char *text, struct inputs *in, size_t *n,
+                                    struct plm_err *err)
+{
+    struct plm_err inner;
+    enum plm_code rc = plm_ranges_parse(text, &in->fragments, n, &inner);
+
+    return rc ? plm_cli_fail(err, rc, "--fragments: %.900s", inner.message) : PLM_OK;
+}
+
 static enum plm_code make_options(const struct plm_cli_settings *s, struct inputs *in,
                                   struct plm_build_options *o, struct plm_err *err)
 {
@@ -106,8 +115,7 @@ static enum plm_code make_options(const struct plm_cli_settings *s, struct input
     o->work_dir = s->work_dir;
     o->verify = s->verify ? s->verify : o->verify;
     o->restart = s->restart;
-    if (s->fragments &&
-        (rc = plm_ranges_parse(s->fragments, &in->fragments, &o->n_fragments, err)))
+    if (s->fragments && (rc = take_fragments(s->fragments, in, &o->n_fragments, err)))
         return rc;
     o->fragments = in->fragments;
     if ((rc = read_matrix("ivf-centroids", s->centroids, 2, &in->centroids, &o->ivf_centroids, err)))
