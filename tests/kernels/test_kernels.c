@@ -366,57 +366,70 @@ static double true_dot(const struct packed *p, size_t i, size_t j, double *norms
     return dot;
 }
 
+/* The promised bound on the error of a value. */
+static double value_bound(const struct packed *p, size_t j, double norms)
+{
+    return ((double)plm_dot_error(p->dim + 1) * norms + 0x1p-24 * fabs((double)p->halves[j]) +
+            (double)p->dim * 0x1p-149) *
+           (1 + 1e-9);
+}
+
 /* Every value within the promised bound of the truth; `out` is [n][stride]. */
 static void check_values(const struct packed *p, const float *out, size_t stride, bool project)
 {
     for (size_t i = 0; i < p->n; i++)
         for (size_t j = 0; j < p->k; j++) {
-            double norms, dot = true_dot(p, i, j, &norms);
-            double want = project ? dot : (double)p->halves[j] - dot;
-            double bound = (double)plm_dot_error(p->dim + 1) * norms + (double)p->dim * 0x1p-149;
+            double norms, dot = true_dot(p, i, j, &norms), value = (double)out[i * stride + j];
+            double product_bound = (double)plm_dot_error(p->dim) * norms * (1 + 1e-9) +
+                                   (double)p->dim * 0x1p-149;
 
-            if (!project)
-                bound += 0x1p-24 * fabs((double)p->halves[j]);
-            assert_true(fabs((double)out[i * stride + j] - want) <= bound * (1 + 1e-9));
+            if (project)
+                assert_true(fabs(value - dot) <= product_bound);
+            else
+                assert_true(fabs(value - ((double)p->halves[j] - dot)) <= value_bound(p, j, norms));
         }
 }
 
-/* nearest must agree with a table's own values: that is its contract, ties and all. Values are
- * compared within their error, so the id's value must be near least, and for `exact` equal. */
-static void check_nearest(const struct plm_kernels *table, const struct packed *p,
-                          const float *values, size_t stride, bool exact)
+/* Least and second of one row, from all its true values; the greatest bound of their errors. */
+static void true_nearest(const struct packed *p, size_t i, size_t *id, double *least, double *next,
+                         double *bound)
+{
+    *least = *next = INFINITY;
+    *bound = 0;
+    *id = 0;
+    for (size_t j = 0; j < p->k; j++) {
+        double norms, v = (double)p->halves[j] - true_dot(p, i, j, &norms);
+
+        *bound = fmax(*bound, value_bound(p, j, norms));
+        if (v < *least) {
+            *next = *least;
+            *least = v;
+            *id = j;
+        } else if (v < *next) {
+            *next = v;
+        }
+    }
+}
+
+/* Values off by at most `bound` have a least and a second off by at most as much. Where sums are
+ * exact, so is everything, ids included. */
+static void check_nearest(const struct plm_kernels *table, const struct packed *p, bool exact)
 {
     float best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
     uint32_t ids[PLM_BLOCK_ROWS];
 
     table->nearest(p->rows, p->n, p->panels, p->halves, p->n_panels, p->dim, best, second, ids);
     for (size_t i = 0; i < p->n; i++) {
-        float least = INFINITY, next = INFINITY;
-        uint32_t id = 0;
+        double least, next, bound, norms, dot;
+        size_t id;
 
-        for (size_t j = 0; j < p->k; j++) {
-            float v = values[i * stride + j];
-
-            if (v < least) {
-                next = least;
-                least = v;
-                id = (uint32_t)j;
-            } else if (v < next) {
-                next = v;
-            }
-        }
-        if (exact) {
-            assert_int_equal(ids[i], id);
-            assert_true(best[i] == least && second[i] == next);
-        } else {
-            double norms, dot = true_dot(p, i, ids[i], &norms);
-            double slack = 2 * (double)plm_dot_error(p->dim + 2) * (norms + fabs(dot)) +
-                           0x1p-22 * fabs((double)p->halves[ids[i]]) + (double)p->dim * 0x1p-148;
-
-            assert_true(ids[i] < p->k && best[i] <= second[i]);
-            assert_true(fabs((double)best[i] - ((double)p->halves[ids[i]] - dot)) <= slack);
-            assert_true(fabs((double)best[i] - (double)least) <= 4 * slack + 1e-3 * fabs((double)least));
-        }
+        true_nearest(p, i, &id, &least, &next, &bound);
+        bound = exact ? 0 : bound;
+        assert_true(ids[i] < p->k && (!exact || ids[i] == id));
+        dot = true_dot(p, i, ids[i], &norms);
+        assert_true(fabs((double)best[i] - least) <= bound);
+        assert_true(fabs((double)best[i] - ((double)p->halves[ids[i]] - dot)) <= bound);
+        assert_true(p->k == 1 ? isinf(second[i]) : fabs((double)second[i] - next) <= bound);
     }
 }
 
@@ -434,7 +447,7 @@ static void check_packed(const struct packed *p, enum kind kind)
         check_values(p, values, stride, false);
         check_values(p, projected, stride, true);
         /* whole numbers: every sum is exact, hence the same in every kernel and table */
-        check_nearest(table, p, values, stride, kind == WHOLE);
+        check_nearest(table, p, kind == WHOLE);
     }
     free(values);
     free(projected);

@@ -176,8 +176,8 @@ static bool assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum 
     return forced == PLM_OK;
 }
 
-/* Every table, without a filter and with a forced one, must give the oracle's ids and distances, bit
- * for bit. */
+/* Every table, without a filter and with a forced one, must give the oracle's ids and
+ * distances, bit for bit. */
 static void check(const struct data *data, enum plm_metric metric)
 {
     const struct plm_kernels *tables[MAX_TABLES];
