@@ -42,10 +42,10 @@ void plm_filter_destroy(struct plm_assigner *assigner)
     assigner->filter = NULL;
 }
 
-/* Rows whose fp32 assignment, K * dim multiply-adds each, costs what preparation costs. That is seven
- * products of the sampled centroids with all axes, and four Gram-Schmidt passes, whose
- * 128^2 dim terms in double take about 50 times as long as a multiply-add of the kernels (measured:
- * 0.25 s for K = 1,000, dim = 2,048, when a row took 45 us). */
+/* Rows whose fp32 assignment, K * dim multiply-adds each, costs what preparation costs. That is
+ * seven products of the sampled centroids with all axes, and four Gram-Schmidt passes, whose
+ * 128^2 dim terms in double take about 50 times as long as a multiply-add of the kernels
+ * (measured: 0.25 s for K = 1,000, dim = 2,048, when a row took 45 us). */
 static size_t rows_worth_preparing(const struct plm_assigner *assigner)
 {
     size_t n_sampled = plm_min_size(assigner->n_packed, PLM_HEAD_SAMPLE);

@@ -12,8 +12,8 @@
  *    smaller, see 5.
  * 2. Tail. |a|^2 - t^2 = h'G^-1 h >= |h|^2 / (1 + delta), and |h| >= |H| - eta |a|. So
  *      t^2 <= |a|^2 - max(0, |H| - eta |a|)^2 / (1 + delta),
- *    computed in double with |a|^2 enlarged by 2^-30, rounded up: no cancellation can hurt. The same
- *    for s.
+ *    computed in double with |a|^2 enlarged by 2^-30, rounded up: no cancellation can hurt. The
+ *    same for s.
  * 3. a.b = Pa.Pb + (a - Pa).(b - Pb) <= h'G^-1 f + t s, and, with delta <= 0.001, eta <= 0.05,
  *      |h'(G^-1 - I) f| <= delta / (1 - delta) |h||f| <= 1.01 delta |a||b|,
  *      |h.f - H.F| <= |H - h||f| + |H||F - f| <= eta |a||b| (2 sqrt(1 + delta) + eta)
@@ -23,22 +23,24 @@
  *    1.8 |a| and 1.5 |b|, so the kernel is off by at most g(r+3) 2.7 |a||b| + u * half norm. With
  *      c = 1.01 delta + 2.1 eta + 3 g(r+4) + 4u
  *    the last product covers 3, the kernel, and 2.1u |a||b| that separate a.b from a*.b*. The half
- *    norm (1 - 8u) |b|^2 / 2 leaves 4u |b|^2 for what rounding does to |b|^2 terms: 0.5u when it is
- *    stored, 0.5u in the kernel, 1.05u between b and b*, and (dim+8) 2^-53 for l2_exact.
+ *    norm (1 - 8u) |b|^2 / 2 leaves 4u |b|^2 for what rounding does to |b|^2 terms: 0.5u each when
+ *    it is stored, when it is made smaller and in the kernel, 1.05u between b and b*, and
+ *    (dim+8) 2^-53 for l2_exact.
  * 5. What remains depends on the row alone: 1.05u |a|^2 between a and a*, (dim+8) 2^-53 |a|^2 for
  *    l2_exact, and underflow, at most 2^-124 (r+2) (1 + |a| + max |b|) in the kernel plus
- *    2^-120 (dim+8) (1 + |a| + max |b|) for coordinates of tiny centroids. With A = |a|^2 as computed
+ *    2^-120 (dim+8) (1 + |a| + max |b|) in coordinates. With A = |a|^2 as computed
  *      W_j >= L_j - slack,   W_i <= s^2 l2_exact(x, c_i) / 2 - A / 2 + slack,
  *      2 slack = 4u |a|^2 + 2^-110 (dim+8) (1 + |a| + max |b|),
  *    to which plm_head_limit() adds 2^-50 s^2 l2_exact for its own arithmetic in double.
  *
- * So L_j > s^2 l2_exact(x, c_i) / 2 - A / 2 + 2 slack means W_j > W_i, and j cannot be the answer nor
- * tie with it. Rows are settled by evaluating, in float64, every centroid that no evaluated one
+ * So L_j > s^2 l2_exact(x, c_i) / 2 - A / 2 + 2 slack means W_j > W_i, and j cannot be the answer
+ * nor tie with it. Rows are settled by evaluating, in float64, every centroid that no evaluated one
  * excludes in this way; least value, then lowest id. For dot products the half norms and A are
  * 0, the origin does not move, and each step above has no larger error.
  *
- * Tiny centroids, |b| < 2^-60, may have coordinates off by more than eta |b|, through underflow. They
- * get coordinates and tail 0 and (1 + c) |b| as last number: a.b <= |a||b|, no projection needed.
+ * Tiny centroids, |b| < 2^-60, may have coordinates off by more than eta |b|, through underflow.
+ * They get coordinates and tail 0 and (1 + c) |b| as last number: a.b <= |a||b|, no projection
+ * needed.
  */
 #include <math.h>
 

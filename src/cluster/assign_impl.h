@@ -113,7 +113,7 @@ struct plm_assign_block {
     uint32_t *places;               /* [n_places] */
     double norms[PLM_BLOCK_ROWS];   /* of the rows in the frame */
     size_t todo[PLM_BLOCK_ROWS], n_todo; /* rows no filter has settled, ascending */
-    size_t open[PLM_BLOCK_ROWS], n_open; /* of these, the ones fp32 did not settle: places in todo */
+    size_t open[PLM_BLOCK_ROWS], n_open; /* those fp32 did not settle, as places in todo */
     size_t follows[PLM_BLOCK_ROWS]; /* the row this one equals byte for byte, or itself */
     uint32_t found[PLM_BLOCK_ROWS]; /* the kernel's ids, by place in todo */
 };
