@@ -176,5 +176,6 @@ const struct plm_command plm_cmd_search = {
     .takes_table = true,
     .tables = {search_options, plm_table_options, plm_common_options},
     .run = run_search,
-    .notes = "The row searched with is its own nearest neighbour. Without an index on the column\n"
-             "every row is compared; nprobes is then reported as 0. --exact uses the index's metric."};
+    .notes = "Without an index on the column "
+             "every row is compared; nprobes is then reported as 0.\n"
+             "--exact uses the metric of the index."};
