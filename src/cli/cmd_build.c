@@ -137,6 +137,8 @@ static enum plm_code run_create_index(struct plm_cli *cli, struct plm_err *err)
         (rc = plm_report_open(cli->settings.report, &report, err)))
         goto done;
     rc = plm_create_index(cli->ctx, &cli->table, &options, &json, err);
+    if (rc == PLM_CANCELLED)
+        plm_cli_fail(err, rc, "interrupted; the same command carries on");
     if (rc != PLM_OK)
         goto done;
     rc = plm_report_finish(&report, json, err);
