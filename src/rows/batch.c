@@ -216,7 +216,7 @@ static size_t keep_usable(struct plm_source *source, enum plm_metric metric, con
     return live;
 }
 
-static enum plm_code read_window(struct plm_source *source, const struct window *w,
+static enum plm_code read_window(const struct window *w,
                                  struct plm_batch *batch, struct plm_err *err)
 {
     struct batch_scratch *s = batch->scratch;
@@ -249,7 +249,7 @@ static enum plm_code read_fragment(struct plm_source *source, enum plm_metric me
                            f->first_ordinal + rank};
         if (w.n == 0)
             return plm_fail(err, PLM_BUG, "fragment %" PRIu64 ": ran out of rows", f->id);
-        enum plm_code rc = read_window(source, &w, batch, err);
+        enum plm_code rc = read_window(&w, batch, err);
         if (rc != PLM_OK)
             return rc;
         size_t live = keep_usable(source, metric, &w, s->nulls, n, batch);
