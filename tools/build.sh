@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # build.sh PRESET [TARGET...]: configure if needed, then build. Quiet unless something is wrong.
+# The whole release build has the Python extension, too, and .venv then imports python/pilum.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,9 +17,15 @@ dir=build
 if [ -f "$dir/CMakeCache.txt" ] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$dir/CMakeCache.txt"; then
     rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles"
 fi
-if [ ! -f "$dir/CMakeCache.txt" ]; then
+options=()
+if [ "$preset" = release ] && [ $# -eq 0 ]; then
+    options=(-DPILUM_PYTHON=ON "-DPython_EXECUTABLE=$PWD/.venv/bin/python")
+fi
+# The demo comes first on some machines and configures without Python.
+if [ ! -f "$dir/CMakeCache.txt" ] ||
+    { [ ${#options[@]} -gt 0 ] && ! grep -qx 'PILUM_PYTHON:BOOL=ON' "$dir/CMakeCache.txt"; }; then
     mkdir -p "$dir"
-    cmake --preset "$preset" >"$dir/configure.log" 2>&1 || {
+    cmake --preset "$preset" "${options[@]}" >"$dir/configure.log" 2>&1 || {
         cat "$dir/configure.log"
         exit 1
     }
@@ -29,3 +36,9 @@ for target in "$@"; do
     targets+=(--target "$target")
 done
 cmake --build "$dir" -j "$jobs" "${targets[@]}"
+
+if [ ${#options[@]} -gt 0 ]; then
+    for site in .venv/lib/python*/site-packages; do
+        [ "$(cat "$site/pilum.pth" 2>/dev/null)" = "$PWD/python" ] || echo "$PWD/python" >"$site/pilum.pth"
+    done
+fi

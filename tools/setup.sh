@@ -15,11 +15,14 @@ packages=(gcc libc6-dev cmake ninja-build pkg-config ca-certificates
     libcurl4-openssl-dev libssl-dev libexpat1-dev)
 requirements=
 case $what in
-build) ;;
+build)
+    packages+=(python3-dev)
+    requirements=tools/requirements-build.txt
+    ;;
 demo) requirements=tools/requirements-demo.txt ;;
 fuzz) packages+=(libcmocka-dev clang) ;;
 all)
-    packages+=(libcmocka-dev)
+    packages+=(libcmocka-dev python3-dev)
     requirements=tools/requirements.txt
     ;;
 *)
@@ -79,21 +82,21 @@ fi
 
 [ -n "$requirements" ] || exit 0
 
-# The stamp holds the requirements it was installed from; the full set serves the demo too.
+# The stamp holds the requirements it was installed from. demo < build < all: a larger set serves.
 if [ ! -x .venv/bin/python ]; then
     rm -rf .venv
     "$python" -m venv .venv
 fi
-wanted=$(cat tools/requirements-demo.txt)
-[ "$what" = demo ] || wanted=$(cat tools/requirements-demo.txt tools/requirements.txt)
-full=$(cat tools/requirements-demo.txt tools/requirements.txt)
+lists=(tools/requirements-demo.txt tools/requirements-build.txt tools/requirements.txt)
 stamp=.venv/pilum-requirements
-if [ -f $stamp ]; then
-    have=$(cat $stamp)
-    if [ "$have" = "$wanted" ] || [ "$have" = "$full" ]; then
+wanted=
+for n in 1 2 3; do
+    set_n=$(cat "${lists[@]:0:n}")
+    [ -n "$wanted" ] || [ "${lists[n - 1]}" != "$requirements" ] || wanted=$set_n
+    if [ -n "$wanted" ] && [ -f $stamp ] && [ "$(cat $stamp)" = "$set_n" ]; then
         exit 0
     fi
-fi
+done
 echo "setup: installing the Python packages of $requirements into .venv"
 .venv/bin/python -m pip install -q --disable-pip-version-check -r "$requirements"
 printf '%s\n' "$wanted" >$stamp
