@@ -132,7 +132,7 @@ static enum plm_code check_head(const struct plm_step_head *h, size_t len, struc
     if (!isfinite(h->cap) || h->cap < 0)
         return bad_head(err, "cap", (double)h->cap);
     if (!is_usable(h->magic_sum) || !is_usable(h->loss_limit) || !is_usable(h->loss_scale) ||
-        h->loss_limit * h->loss_scale > 0x1p62)
+        (double)h->n_sample * h->loss_limit * h->loss_scale > 0x1p62) /* the sums would overflow */
         return bad_head(err, "loss_scale", h->loss_scale);
     return PLM_OK;
 }
