@@ -90,6 +90,11 @@ static enum plm_code read_footer(struct plm_datafile *file, uint64_t *meta_at, s
     file->n_columns = plm_le32(footer + 28);
     PLM_TRY(check_table(file, "column table", file->column_table_at, file->n_columns, err));
     PLM_TRY(check_table(file, "buffer table", file->buffer_table_at, file->n_buffers, err));
+    if (*meta_at > file->column_table_at)
+        PLM_TRY(plm_fail(err, PLM_CORRUPT,
+                         "%s: column metadata begins at %" PRIu64 ", expected at most %" PRIu64
+                         ", where the column table begins",
+                         name, *meta_at, file->column_table_at));
 done:
     return rc;
 }
