@@ -1,0 +1,44 @@
+"""One call of the core: its context, its progress, its warnings."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, Optional, Union
+
+from pilum import _core
+from pilum._errors import PilumWarning
+from pilum._progress import Display, ProgressLike
+from pilum._values import byte_count, count
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(
+    call: Callable[..., Any],
+    *arguments: Any,
+    threads: Optional[int] = None,
+    memory_budget: Union[int, str, None] = None,
+    progress: ProgressLike = None,
+    open_stream: Optional[Callable[..., Any]] = None,
+) -> Any:
+    """``call(context, *arguments)`` with a context of its own."""
+    with Display(progress) as display:
+        context = _core.Context(
+            threads=count(threads, "threads", most=4096) or 0,
+            memory_budget=byte_count(memory_budget),
+            progress=display.on_progress if display.is_wanted else None,
+            warn=warn,
+            open_stream=open_stream,
+        )
+        return call(context, *arguments)
+
+
+def warn(message: str) -> None:
+    """A warning of the library, shown at the line of the user's code that made the call."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, PilumWarning, stacklevel=level + 1)

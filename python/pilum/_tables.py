@@ -1,0 +1,130 @@
+"""Tables by path or as an open dataset, in the core's terms and back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from typing import Any, Optional, Union
+
+import lance
+
+from pilum._errors import ArgumentError, UnsupportedError
+
+TableLike = Union[str, "os.PathLike[str]", lance.LanceDataset]
+
+_MANIFEST_BRANCH = 20  # field number of the branch's name in a manifest; absent on main
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """How the core and pylance reach a table."""
+
+    root: str
+    branch: Optional[str]
+    version: int  #: 0: the latest
+    storage_options: dict[str, str]
+    dataset: Optional[lance.LanceDataset]  #: as it was given
+
+    def reference(self) -> tuple[bytes, int, Optional[bytes], tuple[bytes, ...]]:
+        """The table as the extension takes it."""
+        options: list[bytes] = []
+        for key, value in self.storage_options.items():
+            options += [str(key).encode(), str(value).encode()]
+        branch = None if self.branch is None else self.branch.encode()
+        return os.fsencode(self.root), self.version, branch, tuple(options)
+
+    def at(self, version: int) -> lance.LanceDataset:
+        """The dataset at a version; sessions and settings of a given dataset are kept."""
+        if self.dataset is not None:
+            dataset = copy.copy(self.dataset)
+            dataset._ds = dataset._ds.checkout_version((self.branch, version))
+            return dataset
+        return lance.dataset(self.root, version=version, storage_options=self.storage_options or None)
+
+
+def open_table(table: TableLike, storage_options: Optional[dict[str, str]] = None) -> Table:
+    """The table that a user named: by a path or URI, or by an open dataset with its version and branch."""
+    if isinstance(table, lance.LanceDataset):
+        return _from_dataset(table, table.version, storage_options)
+    try:
+        uri = os.fspath(table)
+    except TypeError:
+        raise TypeError(f"table is a {type(table).__name__}, expected a path, a URI or a lance.LanceDataset") from None
+    if not isinstance(uri, str) or not uri:
+        raise ArgumentError(f"table is {uri!r}, expected a path or a URI")
+    if "/tree/" in uri:  # perhaps a branch; lance knows
+        dataset = lance.dataset(uri, storage_options=storage_options)
+        if branch_of(dataset) is not None:
+            return _from_dataset(dataset, 0, storage_options)
+    return Table(uri, None, 0, dict(storage_options or {}), None)
+
+
+def branch_of(dataset: lance.LanceDataset) -> Optional[str]:
+    """The branch that a dataset is on. Its URI does not tell after ``checkout_version``; its manifest does."""
+    name = _proto_field(dataset._ds.serialized_manifest(), _MANIFEST_BRANCH)
+    return None if name is None else name.decode()
+
+
+def _from_dataset(dataset: lance.LanceDataset, version: int, storage_options: Optional[dict[str, str]]) -> Table:
+    if getattr(dataset, "_namespace_client_managed_versioning", False):
+        raise UnsupportedError(
+            "the versions of this table are managed by its namespace: pilum does not commit through a namespace yet"
+        )
+    branch = branch_of(dataset)
+    root = dataset.uri.rstrip("/") or "/"
+    if branch is not None and root.endswith(f"/tree/{branch}"):
+        root = root[: -len(f"/tree/{branch}")]
+    return Table(root, branch, version, _options_of(dataset, storage_options), dataset)
+
+
+def _options_of(dataset: lance.LanceDataset, given: Optional[dict[str, str]]) -> dict[str, str]:
+    """Given options; else the dataset's own, fresh from its namespace where there is one."""
+    if given is not None:
+        return dict(given)
+    if getattr(dataset, "_namespace_client", None) is not None:
+        latest = dataset._ds.latest_storage_options()
+        if latest:
+            return dict(latest)
+    return dict(getattr(dataset, "_storage_options", None) or {})
+
+
+def _proto_field(message: bytes, number: int) -> Optional[bytes]:
+    """The last length-delimited field of a protobuf message with this number."""
+    at, found = 0, None
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            varint()
+            continue
+        size = 8 if kind == 1 else 4 if kind == 5 else varint() if kind == 2 else None
+        if size is None:
+            return found  # groups: not in manifests
+        if kind == 2 and key >> 3 == number:
+            found = bytes(message[at : at + size])
+        at += size
+    return found
+
+
+def text(value: Any, name: str) -> Optional[bytes]:
+    """A text option for the core; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a str")
+    if "\0" in value:
+        raise ArgumentError(f"{name} holds a NUL character")
+    return value.encode()

@@ -1,0 +1,149 @@
+"""Arguments checked for their form, and put into the core's terms. What depends on the table, the core checks."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, Optional, Union
+
+import numpy as np
+import pyarrow as pa
+
+from pilum._errors import ArgumentError, UnsupportedError
+from pilum._tables import text
+
+BUILT = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
+PLANNED = ("IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ")
+METRICS = ("l2", "euclidean", "cosine", "dot")
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def index_type_name(index_type: Any) -> str:
+    """``IVF_PQ`` in either case, or an enum with such a text as value."""
+    name = getattr(index_type, "value", index_type)
+    if not isinstance(name, str):
+        raise TypeError(f"index_type is a {type(index_type).__name__}, expected a str or an enum of texts")
+    upper = name.upper()
+    if upper in PLANNED:
+        raise UnsupportedError(f"index type {upper} is not built by pilum yet, only {', '.join(BUILT)}")
+    if upper not in BUILT:
+        raise ArgumentError(f"index_type is {name!r}, expected one of {', '.join(BUILT)}")
+    return upper
+
+
+def metric_name(metric: Any) -> str:
+    """A metric in any case."""
+    if not isinstance(metric, str):
+        raise TypeError(f"metric is a {type(metric).__name__}, expected a str")
+    if metric.lower() == "hamming":
+        raise UnsupportedError("metric hamming is not built by pilum yet, only l2, cosine and dot")
+    if metric.lower() not in METRICS:
+        raise ArgumentError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
+    return metric.lower()
+
+
+def count(value: Any, name: str, least: int = 1, most: int = 2**32 - 1) -> Optional[int]:
+    """A whole number in a range; None stays None."""
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected an int") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is a bool, expected an int")
+    if not least <= number <= most:
+        raise ArgumentError(f"{name} is {number}, expected {least}..{most}")
+    return number
+
+
+def byte_count(value: Union[int, str, None], name: str = "memory_budget") -> int:
+    """``"4GiB"``, ``"512MB"`` or a number of bytes; 0 for None. All units are powers of 1024."""
+    if value is None:
+        return 0
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
+        if not match:
+            raise ArgumentError(f"{name} is {value!r}, expected bytes or a text such as '4GiB'")
+        value = int(float(match[1]) * (1 << _UNITS[match[2]]))
+    return count(value, name, most=2**63 - 1) or 0
+
+
+def fragment_ids(fragments: Optional[Iterable[int]]) -> Optional[tuple[int, ...]]:
+    """Ids in ascending order, each once."""
+    if fragments is None:
+        return None
+    if isinstance(fragments, (str, bytes)):
+        raise TypeError("fragments is a text, expected a list of ids")
+    ids = sorted({count(f, "fragments", 0) or 0 for f in fragments})
+    if not ids:
+        raise ArgumentError("fragments is empty, expected ids or None for all")
+    return tuple(ids)
+
+
+# ---- matrices ---------------------------------------------------------------------------------------------
+
+
+def _values(given: Any, name: str) -> np.ndarray:
+    """Values of an Arrow array (one row of it is one vector) or of anything that numpy takes."""
+    if isinstance(given, pa.ChunkedArray):
+        given = given.combine_chunks()
+    if isinstance(given, pa.ExtensionArray):  # FixedShapeTensorArray
+        given = given.storage
+    if isinstance(given, pa.Array) and (given.null_count or _has_null_items(given)):
+        raise ArgumentError(f"{name} has nulls")
+    if isinstance(given, pa.FixedSizeListArray):
+        width = given.type.list_size
+        values = given.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    elif isinstance(given, pa.Array):
+        values = given.to_numpy(zero_copy_only=False)
+    else:
+        values = np.asarray(given)
+    if values.dtype not in (np.float16, np.float32, np.float64):
+        raise ArgumentError(f"{name} has values of {values.dtype}, expected floating point")
+    return np.ascontiguousarray(values)
+
+
+def _has_null_items(array: pa.Array) -> bool:
+    return isinstance(array, pa.FixedSizeListArray) and array.flatten().null_count > 0
+
+
+def centroids(given: Any) -> Optional[np.ndarray]:
+    """IVF centroids, [K, D]."""
+    if given is None:
+        return None
+    values = _values(given, "ivf_centroids")
+    if values.ndim != 2:
+        raise ArgumentError(f"ivf_centroids has shape {values.shape}, expected [partitions, dimension]")
+    return values
+
+
+def codebook(given: Any, num_sub_vectors: Optional[int], num_bits: int) -> Optional[np.ndarray]:
+    """A PQ codebook, [M, 2^bits, D/M]. An Arrow array holds the same values in the same order as rows of D/M
+    values (as ``lance.indices.PqModel`` has them) or of D values; the latter needs ``num_sub_vectors``."""
+    if given is None:
+        return None
+    values, codes = _values(given, "pq_codebook"), 1 << num_bits
+    if values.ndim == 3:
+        return values
+    rows = values.shape[0]
+    if values.ndim == 2 and num_sub_vectors and values.size % (num_sub_vectors * codes) == 0:
+        return values.reshape(num_sub_vectors, codes, -1)
+    if values.ndim == 2 and rows > codes and rows % codes == 0 and not num_sub_vectors:
+        return values.reshape(rows // codes, codes, -1)
+    raise ArgumentError(
+        f"pq_codebook has shape {values.shape}, expected [sub-vectors, {codes}, dimension / sub-vectors]"
+        + ("" if num_sub_vectors else "; give num_sub_vectors for values in another shape")
+    )
+
+
+def matrix_address(values: Optional[np.ndarray]) -> Optional[tuple[int, int, tuple[int, ...]]]:
+    """What the core is told of a matrix; the caller keeps the array alive."""
+    return None if values is None else (values.ctypes.data, values.itemsize, values.shape)
+
+
+def path_text(value: Any, name: str) -> Optional[bytes]:
+    """A path option for the core."""
+    return None if value is None else text(os.fsdecode(os.fspath(value)), name)
