@@ -38,9 +38,9 @@ def shown(path):
 
 
 def run_pilum(*args, **kwargs):
-    words = [str(PILUM), *map(str, args)]
-    print("   $ " + " ".join(str(shown(Path(w))) if w.startswith(str(ROOT)) else w for w in words), flush=True)
-    return subprocess.run(words, check=True, text=True, **kwargs)
+    words = [str(shown(word)) if isinstance(word, Path) else str(word) for word in (PILUM, *args)]
+    print("   $ " + " ".join(words), flush=True)
+    return subprocess.run(words, check=True, text=True, cwd=ROOT, **kwargs)
 
 
 def load():
