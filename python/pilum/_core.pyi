@@ -6,8 +6,8 @@ from typing import Any, Optional
 __version__: str
 CODES: dict[str, tuple[int, str]]
 
-#: (uri, version or 0, branch or None, (key, value, ...)), texts as bytes.
-Table = tuple[bytes, int, Optional[bytes], tuple[bytes, ...]]
+#: (uri, version or 0, branch or None, (key, value, ...)), texts but the branch as bytes.
+Table = tuple[bytes, int, Optional[str], tuple[bytes, ...]]
 
 class Context:
     def __init__(
@@ -24,7 +24,7 @@ class Context:
 
 def create_index(context: Context, table: Table, options: dict[str, Any], /) -> str: ...
 def plan_index(context: Context, table: Table, options: dict[str, Any], /) -> str: ...
-def inspect(context: Context, table: Table, index: Optional[bytes], /) -> str: ...
+def inspect(context: Context, table: Table, index: Optional[str], /) -> str: ...
 def verify_index(context: Context, table: Table, index: bytes, full: bool, queries: int, /) -> tuple[str, int]: ...
 def search(
     context: Context, table: Table, options: dict[str, Any], /

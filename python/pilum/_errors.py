@@ -87,6 +87,10 @@ class ConflictError(Error):
     code, number = "CONFLICT", 8
 
 
+class IndexExistsError(ConflictError, ValueError):
+    """There is an index of that name, and ``replace`` is off. A ``ValueError``, as in lance_ray."""
+
+
 class DataError(Error, ValueError):
     """The table holds nothing to index, or the column is no column of vectors."""
 
@@ -145,9 +149,10 @@ _CLASSES = {
 }
 
 
-#: The two errors that lance and lance_ray have classes of their own for, by what the library says.
+#: Errors that lance and lance_ray have other classes for, by what the library says.
 _NO_COLUMN = re.compile(r"(^|: )no column '")
 _NO_VECTORS = re.compile(r"(^|: )column '.*' is .*, not a vector column")
+_IS_THERE = re.compile(r"already exists \(and replacing is off\)$")
 
 
 def error_from_core(code: int, message: str, sys_errno: int = 0, http_status: int = 0) -> Error:
@@ -157,4 +162,6 @@ def error_from_core(code: int, message: str, sys_errno: int = 0, http_status: in
         cls = ColumnNotFoundError
     elif cls is DataError and _NO_VECTORS.search(message):
         cls = ColumnTypeError
+    elif cls is ConflictError and _IS_THERE.search(message):
+        cls = IndexExistsError
     return cls(message, sys_errno, http_status)

@@ -115,7 +115,7 @@ def inspect(
     uri: TableLike, index: Optional[str] = None, *, storage_options: Optional[dict[str, str]] = None
 ) -> Report:
     """The table, its vector indexes, their segments and partition sizes; ``index`` picks one by name."""
-    return Report(json.loads(run(_core.inspect, open_table(uri, storage_options).reference(), text(index, "index"))))
+    return Report(json.loads(run(_core.inspect, open_table(uri, storage_options).reference(), index)))
 
 
 def gc(uri: TableLike, *, remove: bool = False, storage_options: Optional[dict[str, str]] = None) -> Report:

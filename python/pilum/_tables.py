@@ -26,13 +26,12 @@ class Table:
     storage_options: dict[str, str]
     dataset: Optional[lance.LanceDataset]  #: as it was given
 
-    def reference(self) -> tuple[bytes, int, Optional[bytes], tuple[bytes, ...]]:
+    def reference(self) -> tuple[bytes, int, Optional[str], tuple[bytes, ...]]:
         """The table as the extension takes it."""
         options: list[bytes] = []
         for key, value in self.storage_options.items():
             options += [str(key).encode(), str(value).encode()]
-        branch = None if self.branch is None else self.branch.encode()
-        return os.fsencode(self.root), self.version, branch, tuple(options)
+        return os.fsencode(self.root), self.version, self.branch, tuple(options)
 
     def at(self, version: int) -> lance.LanceDataset:
         """The dataset at a version; sessions and settings of a given dataset are kept."""

@@ -54,7 +54,7 @@ void plm_py_on_warning(void *user, const char *message);
 
 /* ---- values.c ------------------------------------------------------------------- */
 
-/* Texts come as bytes (UTF-8): those can be borrowed for as long as their owner lives. */
+/* Texts come as bytes (UTF-8), which can be borrowed while their owner lives. A branch is a str. */
 
 /* A table reference out of (uri, version, branch, (key, value, ...)); borrows the texts. */
 struct plm_py_table {
