@@ -84,6 +84,7 @@ enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *
     plm_progress_begin(ctx, "plan", 0, "fragments");
     PLM_TRY(plm_job_open(ctx, table, options, &job, &committed, err));
     job.seconds.plan = plm_now_seconds() - began;
+    plm_progress_add(ctx, job.source.n_fragments);
     plm_progress_end(ctx);
     rc = committed ? plm_job_finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
     if (rc == PLM_OK && report_json) {

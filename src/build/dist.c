@@ -112,6 +112,7 @@ enum plm_code plm_dist_open(struct plm_ctx *ctx, const struct plm_table_ref *tab
         PLM_TRY(plm_calloc(ctx, &d->encoded, d->job.plan.n_tasks, 1, err));
     }
     d->job.seconds.plan = plm_now_seconds() - began;
+    plm_progress_add(ctx, d->job.source.n_fragments);
     plm_progress_end(ctx);
     *done = committed;
     *out = d;

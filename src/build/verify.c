@@ -137,10 +137,13 @@ enum plm_code plm_build_verify(struct plm_job *job, const char *level, struct pl
         return PLM_OK;
     plm_progress_begin(job->ctx, "verify", full ? job->plan.n_live : 0, "rows");
     rc = verify_all(job, &o, full, err);
-    if (rc == PLM_OK)
+    if (rc == PLM_OK) {
+        if (!full) /* a sample: its size is known now */
+            plm_progress_add(job->ctx, job->findings.checked_rows);
         plm_progress_end(job->ctx);
-    else
+    } else {
         rc = plm_wrap(err, rc, "verify");
+    }
     for (size_t i = 0; i < o.n; i++)
         plm_segment_close(&o.segments[i]);
     plm_free(job->ctx, o.segments);

@@ -23,7 +23,7 @@ struct plm_pb_field {
 
 static inline struct plm_pb plm_pb_of(struct plm_view v)
 {
-    return (struct plm_pb){v.data, v.data, v.data + v.len};
+    return (struct plm_pb){v.data, v.data, v.data ? v.data + v.len : v.data};
 }
 
 /* Next field; *more = false at the end. Groups (wire 3, 4), field 0, overlong varints and
