@@ -32,7 +32,7 @@ check-all: ## every test, with the long matrix
 	@tools/setup.sh all
 	@tools/check.sh --all
 
-bench: ## benchmarks against the peers: a JSON line per run and a table
+bench: ## benchmarks against the peers (BENCH_ARGS="--quick"): a JSON line per run and a table
 	@tools/setup.sh all
 	@tools/build.sh release
 	@.venv/bin/python bench/bench.py $(BENCH_ARGS)

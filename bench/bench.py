@@ -1,280 +1,287 @@
 #!/usr/bin/env python3
-"""How long does an index take, and how good is it: pilum beside stock pylance.
+"""How long does an index take, what does it need, and how good is it: pilum beside pylance and FAISS.
 
-Both build the same index types over the same table with the same partitions, sub-vectors,
-sample rate and threads, in turn (pilum, pylance, pilum, ...), so that a busy moment hits
-both. Prints one JSON line per run and a table of medians at the end; the lines are also in
-build/bench/results.jsonl. Quality stands beside speed: recall@10 where both scan the same
-share of the rows, because partitions of unequal size make equal nprobes unequal work.
+    make bench                                 the bars: 128,116 x 2,048 against pylance and FAISS, other data,
+                                               kernels and training; about 20 minutes on two quiet cores
+    make bench BENCH_ARGS=--quick              two or three minutes
+    make bench BENCH_ARGS=--budget             1 GB of vectors within 256 MiB
+    make bench BENCH_ARGS=--growth             rows, dimensions and partitions grow (pilum alone)
+    make bench BENCH_ARGS=--seed-shape         1,281,167 x 2,048 in 253 fragments (10.5 GB; checks the disk first)
+    make bench BENCH_ARGS="--all --minutes 60 --report"
+    make bench BENCH_ARGS="--rows 200000 --dim 512 --data latent --runs 5 --types IVF_PQ"
 
-    make bench BENCH_ARGS="--rows 200000 --runs 5 --types IVF_PQ"
+All tools build the same type over the same table with the same partitions, sub-vectors, sample rate and threads,
+in turn (pilum, pylance, pilum, ...), so that a busy moment hits all. Quality stands beside speed: recall@10 where
+the same share of the rows is scanned. Every run is one JSON line in build/bench/results.jsonl, written when it
+ends: a benchmark that was interrupted goes on with what is missing (--fresh begins anew). bench/report.py turns
+the file into docs/performance.md.
 """
 import argparse
 import json
 import os
 import platform
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("LANCE_LOG", "error")
-os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-
-import lance
-import numpy as np
-import pyarrow as pa
+import bench_cases
+import bench_data
+import bench_quality
+import bench_tools
+from bench_bars import bars_of, print_bars
 
 ROOT = Path(__file__).resolve().parent.parent
-PILUM = ROOT / "build" / "pilum"
 WORK = ROOT / "build" / "bench"
-TYPES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
-PROBES = (1, 2, 4, 8, 16, 32, 64)
-SHARES = (0.01, 0.03, 0.10)  # of the rows, where recalls are compared
-REFINE = {"IVF_PQ": {"refine_factor": 10}}
-K = 10
+RESULTS = WORK / "results.jsonl"
+PROGRAMS = ("kernel_bench.py", "train_bench.py")  # benchmarks of parts; every line of JSON they print is kept
+PROGRAM_SECONDS = 900
 
 
-# ---- data -------------------------------------------------------------------------------
+# ---- where it ran ---------------------------------------------------------------------------------
 
 
-def real_vectors(n, rng):
-    """n unit rows with the spectrum of the example vectors: each lies between two of them."""
-    base = np.fromfile(ROOT / "examples" / "packages-384.f16", dtype="<f2").reshape(-1, 384).astype(np.float32)
-    rows = base[rng.integers(0, len(base), n)]
-    rows += rng.uniform(0, 0.6, (n, 1)).astype(np.float32) * base[rng.integers(0, len(base), n)]
-    rows += 0.01 * rng.standard_normal(rows.shape, dtype=np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def clustered_vectors(n, rng, dim=256, clusters=500):
-    """Gaussian clusters of unequal size."""
-    centres = rng.standard_normal((clusters, dim), dtype=np.float32)
-    weights = rng.pareto(1.5, clusters) + 0.1
-    rows = centres[rng.choice(clusters, n, p=weights / weights.sum())]
-    return rows + 0.6 * rng.standard_normal(rows.shape, dtype=np.float32)
-
-
-DATA = {"real": real_vectors, "clustered": clustered_vectors}
-
-
-def make_table(args):
-    rng = np.random.default_rng(11)
-    vectors = DATA[args.data](args.rows + args.queries, rng)
-    rows, queries = vectors[: args.rows], vectors[args.rows :]
-    path = WORK / "table.lance"
-    shutil.rmtree(path, ignore_errors=True)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-    lance.write_dataset(pa.table({"vec": column}), str(path), max_rows_per_file=max(1, args.rows // 4))
-    return path, rows, queries
-
-
-def exact_neighbours(rows, queries, metric):
-    """Row numbers of the K nearest of each query."""
-    best = []
-    norms = (rows**2).sum(axis=1)
-    for query in queries:
-        products = rows @ query
-        distance = norms - 2 * products if metric == "l2" else -products / np.sqrt(norms) if metric == "cosine" else -products
-        best.append(np.argpartition(distance, K)[:K])
-    return best
-
-
-# ---- one build -----------------------------------------------------------------------------
-
-# In a process of its own, because it can hang for good on a machine with few cores, and so
-# that its peak memory is its own.
-PYLANCE_BUILD = """
-import json, resource, sys, time, lance
-path, kind, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-dataset = lance.dataset(path)
-began = time.monotonic()
-dataset.create_index("vec", kind, name="bench", replace=True, **options)
-print(json.dumps({"seconds": time.monotonic() - began,
-                  "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
-"""
-
-
-# exec carries the parent's peak memory over to the child's ru_maxrss, and this process holds
-# the vectors: a small shell between the two keeps the figures clean.
-SMALL_PARENT = ["sh", "-c", '"$@"; exit $?', "sh"]
-
-
-def run_bounded(command, timeout):
-    """Run it with all its children in a group that can be ended; None when it took too long."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
-def build_by_pylance(path, kind, args):
-    options = {"metric": args.metric, "num_partitions": args.partitions, "sample_rate": 256}
-    if kind == "IVF_PQ":
-        options["num_sub_vectors"] = args.sub_vectors
-    command = [*SMALL_PARENT, sys.executable, "-c", PYLANCE_BUILD, str(path), kind, json.dumps(options)]
-    for hangs in range(args.tries):
-        done = run_bounded(command, args.timeout)
-        if done is None:
-            continue
-        if done.returncode != 0:
-            raise SystemExit(f"pylance failed:\n{done.stderr}")
-        return {**json.loads(done.stdout.splitlines()[-1]), "hangs": hangs}
-    return None
-
-
-def build_by_pilum(path, kind, args):
-    command = [*SMALL_PARENT, str(PILUM), "create-index", str(path), "--column", "vec", "--type", kind, "--name", "bench", "--metric",
-               args.metric, "--num-partitions", str(args.partitions), "--sample-rate", "256", "--verify", args.verify,
-               "--progress", "none", "--json"]
-    if kind == "IVF_PQ":
-        command += ["--num-sub-vectors", str(args.sub_vectors)]
-    began = time.monotonic()
-    done = run_bounded(command, args.timeout)
-    seconds = time.monotonic() - began  # the whole process, start included
-    if done is None:
-        return None
-    if done.returncode != 0:
-        raise SystemExit(f"pilum failed:\n{done.stderr}")
-    report = json.loads(done.stdout)
-    return {"seconds": seconds, "peak_rss_bytes": report["resources"]["peak_rss_bytes"], "phases": report["seconds"],
-            "kernels": report["resources"]["kernels"], "verify": args.verify}
-
-
-BUILDERS = {"pilum": build_by_pilum, "pylance": build_by_pylance}
-
-
-# ---- quality ----------------------------------------------------------------------------------
-
-
-def scanned_rows(dataset, queries, metric, nprobes):
-    """Mean rows in the partitions that each query probes."""
-    centroids = np.asarray(dataset.get_ivf_model("bench").centroids.to_pylist(), dtype=np.float32)
-    (index,) = dataset.index_statistics("bench")["indices"]
-    sizes = np.array([partition["size"] for partition in index["partitions"]])
-    if metric == "cosine":
-        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
-    products = queries @ centroids.T
-    distance = -products if metric == "dot" else (centroids**2).sum(axis=1) - 2 * products
-    return float(sizes[np.argsort(distance, axis=1)[:, :nprobes]].sum(axis=1).mean()), sizes
-
-
-def measure_recall(path, kind, queries, exact, args):
-    """[{nprobes, rows_scanned, recall}] through stock pylance, whoever built the index."""
-    dataset = lance.dataset(str(path))
-    row_of = {row: n for n, row in enumerate(dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_pylist())}
-    points = []
-    for nprobes in (n for n in PROBES if n <= args.partitions):
-        good = 0
-        for query, best in zip(queries, exact):
-            wanted = {"column": "vec", "q": query, "k": K, "nprobes": nprobes, **REFINE.get(kind, {})}
-            hits = dataset.scanner(columns=["_rowid"], nearest=wanted, disable_scoring_autoprojection=True).to_table()
-            good += len({row_of[row] for row in hits["_rowid"].to_pylist()} & set(best.tolist()))
-        rows, sizes = scanned_rows(dataset, queries, args.metric, nprobes)
-        points.append({"nprobes": nprobes, "rows_scanned": round(rows, 1), "recall": round(good / (K * len(queries)), 4)})
-    return points, {"max": int(sizes.max()), "cv": round(float(sizes.std() / sizes.mean()), 3)}
-
-
-def recall_at(points, rows):
-    """Recall where `rows` are scanned, between the measured points on a logarithmic axis."""
-    xs = [np.log(point["rows_scanned"]) for point in points]
-    return float(np.interp(np.log(rows), xs, [point["recall"] for point in points], left=np.nan, right=np.nan))
-
-
-# ---- the benchmark ------------------------------------------------------------------------------
-
-
-def machine():
-    model = platform.processor() or platform.machine()
+def cpu_model():
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
+                return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {"cpu": model, "cores": os.cpu_count(), "commit": commit, "pylance": lance.__version__}
+    return platform.processor() or platform.machine()
 
 
-def run_all(args):
-    path, rows, queries = make_table(args)
-    exact = exact_neighbours(rows, queries, args.metric)
-    setting = {**machine(), "data": args.data, "rows": args.rows, "dim": rows.shape[1], "metric": args.metric,
-               "num_partitions": args.partitions}
+def git(*words):
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def setting():
+    import faiss
+    import lance
+
+    kernels = json.loads(subprocess.run([bench_tools.PILUM, "version", "--json"], capture_output=True, text=True, check=True).stdout)
+    return {"cpu": cpu_model(), "cores": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "kernels": kernels["kernels"], "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
+            "pylance": lance.__version__, "faiss": faiss.__version__, "system": platform.release()}
+
+
+# ---- results ------------------------------------------------------------------------------------------
+
+
+def read_results():
+    if not RESULTS.exists():
+        return []
     lines = []
-    with open(WORK / "results.jsonl", "w") as out:
-        for kind in args.types:
-            for run in range(args.runs):
-                for tool, build in BUILDERS.items():
-                    built = build(path, kind, args)
-                    line = {"tool": tool, "type": kind, "run": run, **setting}
-                    if built is None:
-                        line["failed"] = f"not done in {args.timeout:.0f} s"
-                    else:
-                        line.update(built)
-                        if run == 0:
-                            line["recall"], line["partitions"] = measure_recall(path, kind, queries, exact, args)
-                        lance.dataset(str(path)).drop_index("bench")
-                    lines.append(line)
-                    print(json.dumps(line), flush=True)
-                    out.write(json.dumps(line) + "\n")
+    for text in RESULTS.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue  # cut off when a benchmark was killed
     return lines
 
 
-def print_table(lines, args):
-    shares = "".join(f"  {f'recall@{share:.0%}':>10}" for share in SHARES)
-    print(f"\n{args.rows:,} rows, {args.partitions} partitions, {args.metric}; recall@10 where that share of the rows is scanned"
-          + "".join(f"; {kind} refined x{options['refine_factor']}" for kind, options in REFINE.items()))
-    print(f"{'type':<9} {'tool':<8} {'seconds':>8}  {'spread':>15}  {'peak MiB':>8}  {'cv':>5}{shares}")
-    for kind in args.types:
-        for tool in BUILDERS:
-            runs = [line for line in lines if (line["type"], line["tool"]) == (kind, tool) and "seconds" in line]
-            if not runs:
-                print(f"{kind:<9} {tool:<8} {'failed':>8}")
-                continue
-            seconds = [line["seconds"] for line in runs]
-            measured = next((line for line in runs if "recall" in line), None)
-            recalls = "".join(f"  {recall_at(measured['recall'], share * args.rows):>10.4f}" if measured else f"  {'-':>10}"
-                              for share in SHARES)
-            peak = max(line["peak_rss_bytes"] for line in runs) / 2**20
-            cv = measured["partitions"]["cv"] if measured else float("nan")
-            print(f"{kind:<9} {tool:<8} {statistics.median(seconds):>8.2f}  {min(seconds):>6.2f} - {max(seconds):<6.2f}"
-                  f"  {peak:>8.0f}  {cv:>5.2f}{recalls}")
+def keep(line):
+    with open(RESULTS, "a") as out:
+        out.write(json.dumps(line) + "\n")
+    shown = {key: value for key, value in line.items() if key not in ("setting", "plan", "own_recall", "requests", "shape", "recall")}
+    print(json.dumps(shown), flush=True)
+
+
+class Session:
+    """Which runs are there already, and whether there is time for another."""
+
+    def __init__(self, args):
+        self.args, self.setting = args, setting()
+        self.began = time.monotonic()
+        self.done = {self.key(line): line for line in read_results()
+                     if line.get("setting", {}).get("cpu") == self.setting["cpu"] and self.is_same_build(line)}
+
+    def is_same_build(self, line):
+        if line.get("tool") in ("pylance", "faiss") and self.args.keep_peers:
+            return True
+        return line.get("setting", {}).get("commit") == self.setting["commit"]
+
+    @staticmethod
+    def key(line):
+        return line.get("case"), line.get("tool"), line.get("type"), line.get("run")
+
+    def find(self, case, tool, kind, run):
+        line = self.done.get((case, tool, kind, run))
+        return line if line and "failed" not in line else None
+
+    def has_time(self):
+        return time.monotonic() - self.began < self.args.minutes * 60
+
+    def add(self, line):
+        line = {**line, "setting": self.setting, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "load": round(os.getloadavg()[0], 2)}
+        self.done[self.key(line)] = line
+        keep(line)
+
+
+# ---- cases -----------------------------------------------------------------------------------------------
+
+
+def remove_index(made):
+    """The index and the versions of the table that had it, so that no disk fills up."""
+    import lance
+
+    dataset = lance.dataset(str(made.table))
+    for index in {description.name for description in dataset.describe_indices()}:
+        dataset.drop_index(index)
+    shutil.rmtree(made.table / "_indices", ignore_errors=True)
+    shutil.rmtree(made.table / "_pilum", ignore_errors=True)
+
+
+def disk_needed(case, kind):
+    """Runs and the index, both about as large as the column at most, and some room."""
+    per_row = {"IVF_FLAT": 4 * case.shape.dim, "IVF_SQ": case.shape.dim, "IVF_PQ": case.sub_vectors}[kind] + 8
+    return 2.2 * case.shape.rows * per_row + (1 << 30)
+
+
+def run_once(session, case, made, tool, kind, run):
+    line = {"case": case.name, "what": case.what, "tool": tool, "type": kind, "run": run, "rows": case.shape.rows,
+            "dim": case.shape.dim, "data": case.shape.kind, "fragments": case.shape.fragments, "vector_bytes": case.shape.vector_bytes,
+            "payload_bytes": case.shape.payload_bytes, "num_partitions": case.partitions, "num_sub_vectors": case.sub_vectors,
+            "budget": case.budget, "threads": case.threads}
+    if bench_data.free_bytes(WORK) < disk_needed(case, kind):
+        line["failed"] = f"{disk_needed(case, kind) / 1e9:.1f} GB of disk are needed"
+    else:
+        line.update(bench_tools.TOOLS[tool](made, kind, case))
+    if "failed" not in line and case.quality and run == 0 and "recall" not in line:
+        line["recall"], line["partitions"] = bench_quality.measure(made.table, bench_tools.INDEX, kind, made.queries, made.truth)
+    session.add(line)
+    if tool != "faiss":
+        remove_index(made)
+
+
+def todo_of(session, case):
+    """(type, run, tool) in the order they are run: the tools in turn, FAISS last."""
+    wanted = []
+    for kind in case.types:
+        for run in range(max(case.runs_of(tool, kind) for tool in case.runs)):
+            wanted += [(kind, run, tool) for tool in ("pilum", "pylance") if run < case.runs_of(tool, kind)]
+    wanted += [(kind, run, "faiss") for kind in case.types for run in range(case.runs_of("faiss", kind))]
+    return [(kind, run, tool) for kind, run, tool in wanted if not session.find(case.name, tool, kind, run)]
+
+
+def run_case(session, case):
+    todo = todo_of(session, case)
+    if not todo:
+        return
+    began = time.monotonic()
+    try:
+        made = bench_data.make(case.shape, WORK / "data")
+    except SystemExit as error:
+        print(f"{case.name}: {error}", flush=True)
+        return
+    print(f"# {case.name}: {case.what}; table ready in {time.monotonic() - began:.0f} s", flush=True)
+    remove_index(made)
+    for kind, run, tool in todo:
+        if not session.has_time():
+            print(f"# out of time: {case.name} {kind} {tool} and what follows is left for the next call", flush=True)
+            return
+        run_once(session, case, made, tool, kind, run)
+
+
+def run_programs(session, names):
+    """Benchmarks of parts in programs of their own."""
+    for name in names:
+        script = Path(__file__).with_name(name)
+        if not script.exists() or not session.has_time() or session.find(script.stem, "program", None, None):
+            continue
+        print(f"# {script.stem}", flush=True)
+        done, why = bench_tools.run_bounded([sys.executable, script], PROGRAM_SECONDS)
+        if done is None or done.returncode != 0:
+            session.add({"case": script.stem, "tool": "program", "failed": why or bench_tools.last_words(done)})
+            continue
+        records = [json.loads(text) for text in done.stdout.splitlines() if text.startswith("{")]
+        session.add({"case": script.stem, "tool": "program", "records": records})
+
+
+# ---- the table at the end ------------------------------------------------------------------------------------
+
+
+def print_table(lines):
+    print(f"\n{'case':<14} {'type':<9} {'tool':<8} {'runs':>4} {'seconds':>8}  {'spread':>15}  {'peak MiB':>8}  {'read MB':>8}"
+          + "".join(f"  {f'recall@{share:.0%}':>9}" for share in bench_quality.SHARES) + "  planned")
+    groups = {}
+    for line in lines:
+        if "seconds" in line:
+            groups.setdefault((line["case"], line["type"], line["tool"]), []).append(line)
+    for (case, kind, tool), runs in groups.items():
+        seconds = [run["seconds"] for run in runs]
+        measured = next((run for run in runs if "recall" in run), None)
+        recalls = [bench_quality.recall_at(measured["recall"], share * measured["rows"]) if measured else None
+                   for share in bench_quality.SHARES]
+        read = f"{runs[-1]['bytes_read'] / 1e6:.0f}" if "bytes_read" in runs[-1] else "-"
+        planned = f"{runs[-1]['plan']['total']:.1f} s" if "plan" in runs[-1] else ""
+        print(f"{case:<14} {kind:<9} {tool:<8} {len(runs):>4} {statistics.median(seconds):>8.2f}  {min(seconds):>6.2f} - {max(seconds):<6.2f}"
+              f"  {max(run['peak_rss_bytes'] for run in runs) / 2**20:>8.0f}  {read:>8}"
+              + "".join(f"  {'-' if value is None else format(value, '.4f'):>9}" for value in recalls) + f"  {planned}")
+    for line in lines:
+        if "failed" in line:
+            print(f"{line['case']:<14} {line.get('type') or '':<9} {line['tool']:<8} failed: {line['failed']}")
+        elif line.get("hangs"):
+            print(f"{line['case']:<14} {line['type']:<9} {line['tool']:<8} hung {len(line['hangs'])} times before")
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--data", choices=DATA, default="real")
-    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
-    parser.add_argument("--metric", choices=("l2", "cosine", "dot"), default="l2")
-    parser.add_argument("--partitions", type=int, help="default: round(sqrt(rows)), as lance_ray")
-    parser.add_argument("--sub-vectors", type=int, help="default: dimension / 16")
-    parser.add_argument("--verify", choices=("none", "sample", "full"), default="none", help="pilum's own check, inside its time")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for one build")
-    parser.add_argument("--tries", type=int, default=3, help="of pylance, which can hang")
-    args = parser.parse_args()
-    args.partitions = args.partitions or round(args.rows**0.5)
-    args.sub_vectors = args.sub_vectors or {"real": 384, "clustered": 256}[args.data] // 16
-    return args
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_argument_group("what (default: the bars)")
+    which.add_argument("--quick", action="store_true")
+    which.add_argument("--budget", action="store_true")
+    which.add_argument("--growth", action="store_true")
+    which.add_argument("--seed-shape", action="store_true")
+    which.add_argument("--payload", type=int, default=0, help="bytes of a second column, not to be read")
+    which.add_argument("--all", action="store_true")
+    own = parser.add_argument_group("a table of your own")
+    own.add_argument("--rows", type=int)
+    own.add_argument("--dim", type=int, default=512)
+    own.add_argument("--data", choices=bench_data.KINDS, default="latent")
+    own.add_argument("--fragments", type=int, default=4)
+    own.add_argument("--partitions", type=int, help="default: root of the rows")
+    own.add_argument("--sub-vectors", type=int, help="default: dimension / 16")
+    own.add_argument("--types", nargs="+", choices=bench_cases.TYPES)
+    own.add_argument("--tools", nargs="+", choices=bench_tools.TOOLS, default=["pilum", "pylance"])
+    own.add_argument("--runs", type=int, default=3)
+    own.add_argument("--verify", choices=("none", "sample", "full"), default="sample")
+    own.add_argument("--budget-mib", type=int, default=0)
+    own.add_argument("--timeout", type=float, default=300, help="seconds for one build")
+    parser.add_argument("--minutes", type=float, default=60, help="no run is begun after that time")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--keep-peers", action="store_true", help="peers' results of earlier commits count")
+    parser.add_argument("--only", nargs="+", help="cases by name")
+    parser.add_argument("--report", action="store_true", help="write docs/performance.md at the end")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    if args.fresh:
+        RESULTS.unlink(missing_ok=True)
+    session = Session(args)
+    cases = [case for case in bench_cases.chosen(args) if not args.only or case.name in args.only]
+    programs = PROGRAMS if args.all or any(case.name == "bars" for case in cases) else ()
+    try:
+        for case in cases:
+            run_case(session, case)
+            if case.name == "bars":
+                run_programs(session, programs)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", flush=True)
+        raise SystemExit(130) from None
+    finally:
+        names = {case.name for case in cases} | {Path(name).stem for name in programs}
+        lines = [line for line in session.done.values() if line["case"] in names]
+        print_table(lines)
+        print_bars(bars_of(lines))
+    if args.report:
+        subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    try:
-        print_table(run_all(arguments), arguments)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()
