@@ -144,6 +144,11 @@ struct plm_build_options {
     const char *work_dir;      /* NULL = <table>/_pilum */
     const char *verify;        /* "none", "sample", "full" */
     bool restart;              /* throw an unfinished job away */
+    /* Of a column that cannot be read here (a file version, a packed struct): a folder where
+     * somebody else has put the column of each data file, rows in their order, deleted ones too,
+     * as the only column of a Lance file 2.0..2.2 with the same name. It belongs to the job and is
+     * removed with it. "" = it will be made: only for plm_plan_index(). NULL = none. */
+    const char *column_copy;
 };
 
 PLM_API void plm_build_options_default(struct plm_build_options *options);
@@ -173,6 +178,7 @@ struct plm_verify_options {
     const char *index; /* required */
     bool full;         /* every row, not a sample */
     uint32_t queries;  /* 200; for the recall estimate, 0 = none */
+    const char *column_copy; /* as in struct plm_build_options, but it stays the caller's */
 };
 PLM_API void plm_verify_options_default(struct plm_verify_options *options);
 

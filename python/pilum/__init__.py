@@ -33,6 +33,7 @@ from pilum._errors import (
     PilumWarning,
     StorageBusyError,
     StorageError,
+    StreamWarning,
     UnsupportedError,
 )
 
@@ -75,6 +76,7 @@ __all__ = [
     "Report",
     "StorageBusyError",
     "StorageError",
+    "StreamWarning",
     "UnsupportedError",
     "__version__",
     "create_index",

@@ -10,10 +10,11 @@ from typing import Any, Optional, Union
 import lance
 
 from pilum import _core
+from pilum import _stream as stream
 from pilum import _values as values
-from pilum._call import run
-from pilum._errors import ArgumentError, UnsupportedError
-from pilum._progress import ProgressLike
+from pilum._call import run, warn
+from pilum._errors import ArgumentError, StreamWarning, UnsupportedError
+from pilum._progress import Display, ProgressLike
 from pilum._report import Report, keep
 from pilum._tables import Table, TableLike, open_table, text
 
@@ -131,7 +132,10 @@ def create_index(
     given = dict(locals())
     table = open_table(given.pop("uri"), given.pop("storage_options"))
     options = _Options(**given)
-    result = _run_build(_core.create_index, table, options, threads, memory_budget, progress)
+    try:
+        result = _run_build(_core.create_index, table, options, threads, memory_budget, progress)
+    except UnsupportedError as error:
+        result = _run_streamed(error, table, options, threads, memory_budget, progress)
     kept = keep(result)
     if report is not None:
         kept.to_json(report)
@@ -170,7 +174,11 @@ def plan_index(
     given = dict(locals())
     table = open_table(given.pop("uri"), given.pop("storage_options"))
     options = _Options(**given)
-    result = Report(_run_build(_core.plan_index, table, options, threads, memory_budget, progress))
+    try:
+        result = Report(_run_build(_core.plan_index, table, options, threads, memory_budget, progress))
+    except UnsupportedError as error:
+        result = Report(_plan_streamed(error, table, options, threads, memory_budget))
+        warn(f"{error}: the column would be streamed through pylance", StreamWarning)
     if report is not None:
         result.to_json(report)
     return result
@@ -182,6 +190,36 @@ def _run_build(call: Any, table: Table, options: _Options, threads: Any, memory_
                  progress=progress)
     result: dict[str, Any] = json.loads(answer)
     return result
+
+
+def _plan_streamed(error: UnsupportedError, table: Table, options: _Options, threads: Any,
+                   memory_budget: Any) -> dict[str, Any]:
+    """The plan with a column read by pylance; ``error`` again, where that is of no help."""
+    if not stream.can_be_streamed(table.open(), options.core["column"].decode()):
+        raise error
+    try:
+        options.core["column_copy"] = b""
+        return _run_build(_core.plan_index, table, options, threads, memory_budget, None)
+    except UnsupportedError:
+        raise error from None
+
+
+def _run_streamed(error: UnsupportedError, table: Table, options: _Options, threads: Any, memory_budget: Any,
+                  progress: ProgressLike) -> dict[str, Any]:
+    """The build of a column that the core refused, with a copy of it that pylance makes."""
+    column = options.core["column"].decode()
+    _plan_streamed(error, table, options, threads, memory_budget)  # nothing is copied for a build that cannot be
+    dataset = table.open()
+    todo = stream.pieces(dataset, column, options.core["fragments"])
+    source = stream.Source(table.root, dataset.version, table.branch, table.storage_options, column)
+    work_dir = options.core["work_dir"]
+    folder = stream.local_folder(source, work_dir and os.fsdecode(work_dir), stream.folder_name(source, options.core))
+    warn(stream.warning_text(error, *stream.size_of(dataset, column, todo), folder), StreamWarning)
+    with stream.held(folder):
+        with Display(progress) as display:
+            stream.copy_column(dataset, column, todo, folder, display.on_progress if display.is_wanted else None)
+        options.core["column_copy"] = os.fsencode(folder)
+        return _run_build(_core.create_index, table.pinned(dataset.version), options, threads, memory_budget, progress)
 
 
 def optimize_indices(uri: TableLike, index: Optional[str] = None, **options: Any) -> lance.LanceDataset:

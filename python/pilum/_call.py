@@ -22,7 +22,6 @@ def run(
     threads: Optional[int] = None,
     memory_budget: Union[int, str, None] = None,
     progress: ProgressLike = None,
-    open_stream: Optional[Callable[..., Any]] = None,
 ) -> Any:
     """``call(context, *arguments)`` with a context of its own."""
     with Display(progress) as display:
@@ -31,14 +30,13 @@ def run(
             memory_budget=byte_count(memory_budget),
             progress=display.on_progress if display.is_wanted else None,
             warn=warn,
-            open_stream=open_stream,
         )
         return call(context, *arguments)
 
 
-def warn(message: str) -> None:
+def warn(message: str, kind: type[PilumWarning] = PilumWarning) -> None:
     """A warning of the library, shown at the line of the user's code that made the call."""
     level, frame = 1, sys._getframe(1)
     while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_HERE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, PilumWarning, stacklevel=level + 1)
+    warnings.warn(message, kind, stacklevel=level + 1)

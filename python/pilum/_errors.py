@@ -129,6 +129,10 @@ class PilumWarning(UserWarning):
     """What the library wants to be known although the call goes on."""
 
 
+class StreamWarning(PilumWarning):
+    """The column has a form that the C reader refuses: pylance reads it, which takes time and disk."""
+
+
 _CLASSES = {
     cls.number: cls
     for cls in (

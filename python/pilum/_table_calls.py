@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from typing import Any, Optional, Union
 
 import numpy as np
 import pyarrow as pa
 
 from pilum import _core
-from pilum._call import run
-from pilum._errors import ArgumentError
+from pilum import _stream as stream
+from pilum._call import run, warn
+from pilum._errors import ArgumentError, StreamWarning, UnsupportedError
 from pilum._progress import ProgressLike
 from pilum._report import Report
-from pilum._tables import TableLike, open_table, text
+from pilum._tables import Table, TableLike, open_table, text
 from pilum._values import count
 
 
@@ -104,11 +108,30 @@ def verify_index(
     name = text(index, "index")
     if not name:
         raise ArgumentError("index is empty, expected the name of an index")
-    answer, _ = run(
-        _core.verify_index, open_table(uri, storage_options).reference(), name, bool(full),
-        count(queries, "queries", 0), threads=threads, memory_budget=memory_budget, progress=progress,
-    )
+    table = open_table(uri, storage_options)
+    wanted = (name, bool(full), count(queries, "queries", 0))
+    how = {"threads": threads, "memory_budget": memory_budget, "progress": progress}
+    try:
+        answer, _ = run(_core.verify_index, table.reference(), *wanted, **how)
+    except UnsupportedError as error:
+        with _copy_of(table, index, error) as (pinned, folder):
+            answer, _ = run(_core.verify_index, pinned.reference(), *wanted, folder, **how)
     return Report(json.loads(answer))
+
+
+@contextlib.contextmanager
+def _copy_of(table: Table, index: str, error: UnsupportedError) -> Iterator[tuple[Table, str]]:
+    """A copy of the column of an index that the core refused to read; ``error`` again where there can be none."""
+    dataset = table.open()
+    columns = [d.field_names for d in dataset.describe_indices() if d.name == index]
+    if not columns or len(columns[0]) != 1 or not stream.can_be_streamed(dataset, columns[0][0]):
+        raise error
+    column = columns[0][0]
+    todo = stream.pieces(dataset, column)
+    with tempfile.TemporaryDirectory(prefix="pilum-column-") as folder:
+        warn(stream.warning_text(error, *stream.size_of(dataset, column, todo), folder), StreamWarning)
+        stream.copy_column(dataset, column, todo, folder, None)
+        yield table.pinned(dataset.version), folder
 
 
 def inspect(

@@ -33,6 +33,16 @@ class Table:
             options += [str(key).encode(), str(value).encode()]
         return os.fsencode(self.root), self.version, self.branch, tuple(options)
 
+    def pinned(self, version: int) -> Table:
+        """The same table at a version."""
+        return dataclasses.replace(self, version=version)
+
+    def open(self) -> lance.LanceDataset:
+        """The dataset as pylance opens it: the version that was named, else the latest."""
+        if self.dataset is not None:
+            return self.dataset
+        return lance.dataset(self.root, storage_options=self.storage_options or None)
+
     def at(self, version: int) -> lance.LanceDataset:
         """The dataset at a version; sessions and settings of a given dataset are kept."""
         if self.dataset is not None:

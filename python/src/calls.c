@@ -153,7 +153,8 @@ static PyObject *verify_index(PyObject *module, PyObject *args)
 
     (void)module;
     plm_verify_options_default(&job.verify);
-    if (!PyArg_ParseTuple(args, "OO!ypI", &object, &PyTuple_Type, &table, &job.verify.index, &full, &queries) ||
+    if (!PyArg_ParseTuple(args, "OO!ypI|z", &object, &PyTuple_Type, &table, &job.verify.index, &full, &queries,
+                          &job.verify.column_copy) ||
         !(context = plm_py_context(object)) || plm_py_table_parse(table, &job.table) != 0)
         return NULL;
     job.verify.full = full != 0;

@@ -13,17 +13,17 @@ static PyObject *or_null(PyObject *callable)
 
 static int context_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"threads", "memory_budget", "simd", "progress", "warn", "open_stream", NULL};
+    static char *names[] = {"threads", "memory_budget", "simd", "progress", "warn", NULL};
     struct plm_py_context *self = (struct plm_py_context *)object;
     struct plm_ctx_options options;
     struct plm_err err = {0};
-    PyObject *progress = NULL, *warn = NULL, *open_stream = NULL;
+    PyObject *progress = NULL, *warn = NULL;
     unsigned long long budget = 0;
     unsigned int threads = 0;
     const char *simd = NULL;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IKzOOO:Context", names, &threads, &budget, &simd,
-                                     &progress, &warn, &open_stream))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IKzOO:Context", names, &threads, &budget, &simd,
+                                     &progress, &warn))
         return -1;
     if (self->ctx) {
         PyErr_SetString(PyExc_RuntimeError, "a Context is made once");
@@ -36,7 +36,6 @@ static int context_init(PyObject *object, PyObject *args, PyObject *kwargs)
     options.user = self;
     self->progress = or_null(progress);
     self->warn = or_null(warn);
-    self->open_stream = or_null(open_stream);
     options.progress = self->progress ? plm_py_on_progress : NULL;
     options.warn = self->warn ? plm_py_on_warning : NULL;
     if (plm_ctx_create(&options, &self->ctx, &err) == PLM_OK)
@@ -54,7 +53,6 @@ static void context_dealloc(PyObject *object)
     plm_ctx_destroy(self->ctx);
     Py_XDECREF(self->progress);
     Py_XDECREF(self->warn);
-    Py_XDECREF(self->open_stream);
     release(object);
     Py_DECREF(type);
 }
@@ -72,8 +70,8 @@ static PyMethodDef context_methods[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyType_Slot context_slots[] = {
-    {Py_tp_doc, "Context(*, threads=0, memory_budget=0, simd=None, progress=None, warn=None,"
-                " open_stream=None)\n--\n\nThreads, memory and callbacks of calls of the library."},
+    {Py_tp_doc, "Context(*, threads=0, memory_budget=0, simd=None, progress=None, warn=None)"
+                "\n--\n\nThreads, memory and callbacks of calls of the library."},
     {Py_tp_init, context_init},
     {Py_tp_dealloc, context_dealloc},
     {Py_tp_methods, context_methods},

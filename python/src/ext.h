@@ -3,8 +3,7 @@
  * Owns     a Context object owns its struct plm_ctx. Everything handed to Python is Python's.
  * Threads  a long call runs on a thread of its own, without the GIL. The calling thread waits,
  *          looks for signals (Ctrl-C) and runs the Python callbacks: progress and warnings
- *          always arrive on the thread that made the call. Only the openers of streams (see
- *          stream.c) run on worker threads, with the GIL.
+ *          always arrive on the thread that made the call.
  * Errors   functions return NULL or -1 with a Python exception set.
  */
 #ifndef PLM_EXT_H
@@ -26,7 +25,6 @@ struct plm_py_context {
     struct plm_py_call *call; /* the call under way, NULL = idle */
     PyObject *progress;       /* called with 8 arguments, see run.c; or NULL */
     PyObject *warn;           /* called with one text; or NULL */
-    PyObject *open_stream;    /* see stream.c; or NULL */
 };
 
 /* ---- context.c ------------------------------------------------------------------ */

@@ -179,7 +179,8 @@ static int get_texts(PyObject *dict, struct plm_build_options *o)
                    plm_py_get_text(dict, "name", &o->name) ||
                    plm_py_get_text(dict, "metric", &o->metric) ||
                    plm_py_get_text(dict, "work_dir", &o->work_dir) ||
-                   plm_py_get_text(dict, "verify", &o->verify)
+                   plm_py_get_text(dict, "verify", &o->verify) ||
+                   plm_py_get_text(dict, "column_copy", &o->column_copy)
                ? -1
                : 0;
 }

@@ -135,6 +135,8 @@ struct plm_job {
     struct plm_store *root;   /* of the branch: == table_store on main */
     struct plm_store *work;   /* the job's own directory; local unless is_shared */
     struct plm_store *work_parent; /* when that is not below root; else NULL */
+    struct plm_store *copy_parent, *copy; /* of a column that cannot be read here; else NULL */
+    char *copy_name;          /* below copy_parent */
     bool is_shared;           /* work lies with the table: other processes see it (dist.h) */
     char *out_dir;            /* below root: where index files are assembled */
     struct plm_lock *lock;

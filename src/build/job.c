@@ -100,14 +100,38 @@ done:
 
 /* ---- planning -------------------------------------------------------------------------- */
 
-static enum plm_code open_source(struct plm_job *job, struct plm_err *err)
+/* Its folder is opened by way of the one above, so that it can be removed. */
+static enum plm_code open_copy(struct plm_job *job, const char *path, struct plm_err *err)
 {
+    const char *slash = strrchr(path, '/');
+    char *parent = NULL;
+    enum plm_code rc = PLM_OK;
+
+    if (!slash || slash == path || !slash[1])
+        return plm_fail(err, PLM_ARG, "column_copy is \"%s\", expected <folder>/<name>", path);
+    PLM_TRY(plm_format(job->ctx, &parent, err, "%.*s", (int)(slash - path), path));
+    PLM_TRY(plm_strdup(job->ctx, slash + 1, &job->copy_name, err));
+    PLM_TRY(plm_store_open(job->ctx, parent, job->table.storage_options, &job->copy_parent, err));
+    PLM_TRY(plm_store_open_at(job->copy_parent, job->copy_name, &job->copy, err));
+done:
+    plm_free(job->ctx, parent);
+    return rc;
+}
+
+static enum plm_code open_source(struct plm_job *job, const char *column_copy, struct plm_err *err)
+{
+    const struct plm_plan *p = &job->plan;
     struct plm_column column;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_manifest_find_column(&job->manifest, job->plan.column_path, &column, err));
-    PLM_TRY(plm_source_open(&job->manifest, &column, job->plan.fragments, job->plan.n_fragments,
-                            &job->source, err));
+    PLM_TRY(plm_manifest_find_column(&job->manifest, p->column_path, &column, err));
+    if (column_copy && *column_copy && !job->copy)
+        PLM_TRY(open_copy(job, column_copy, err));
+    if (column_copy)
+        PLM_TRY(plm_source_open_copy(&job->manifest, &column, p->fragments, p->n_fragments, job->copy,
+                                     &job->source, err));
+    else
+        PLM_TRY(plm_source_open(&job->manifest, &column, p->fragments, p->n_fragments, &job->source, err));
 done:
     return rc;
 }
@@ -115,7 +139,7 @@ done:
 static enum plm_code make_plan(struct plm_job *job, const struct plm_build_options *o,
                                struct plm_err *err)
 {
-    enum plm_code rc = open_source(job, err);
+    enum plm_code rc = open_source(job, o->column_copy, err);
     return rc == PLM_OK ? plm_plan_make(&job->source, o, &job->plan, err) : rc;
 }
 
@@ -312,6 +336,8 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_options_check(o, &job->plan, err)); /* wrong whatever the table holds */
+    if (o->column_copy && !*o->column_copy)
+        PLM_TRY(plm_fail(err, PLM_ARG, "column_copy is empty, expected a folder"));
     PLM_TRY(open_root(job, err));
     PLM_TRY(identify(job, o, err));
     PLM_TRY(has_plan(job, &exists, err));
@@ -450,6 +476,9 @@ void plm_job_close(struct plm_job *job)
     plm_store_unlock(job->lock);
     plm_store_close(job->work);
     plm_store_close(job->work_parent);
+    plm_store_close(job->copy);
+    plm_store_close(job->copy_parent);
+    plm_free(ctx, job->copy_name);
     if (job->root != job->table_store)
         plm_store_close(job->root);
     plm_store_close(job->table_store);
@@ -462,6 +491,8 @@ enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
     struct plm_entries left = {0};
     enum plm_code rc = PLM_OK;
 
+    if (job->copy)
+        PLM_TRY(plm_store_delete_tree(job->copy_parent, job->copy_name, err));
     if (job->work_parent)
         PLM_TRY(plm_store_delete_tree(job->work_parent, job->plan.id, err));
     if (is_remote(job) && job->is_shared)

@@ -316,8 +316,8 @@ enum plm_code plm_plan_make(struct plm_source *source, const struct plm_build_op
     p->version = m->version;
     p->manifest_xxh3 = m->xxh3;
     p->column = source->column;
-    p->file_major = m->file_major;
-    p->file_minor = m->file_minor;
+    p->file_major = 2; /* of the index: the table's, or the nearest that is written here */
+    p->file_minor = m->file_major < 2 ? 0 : m->file_major > 2 ? 2 : (uint32_t)plm_min_u64(m->file_minor, 2);
     p->n_live = source->n_live;
     p->n_deleted = source->n_deleted;
     p->column_bytes = source->column_bytes;

@@ -25,6 +25,7 @@ struct covered {
 struct verifying {
     struct plm_ctx *ctx;
     struct plm_table table;
+    struct plm_store *copy; /* of the column, or NULL */
     struct plm_column column;
     struct covered *covered;
     struct plm_segment *segments; /* [n] */
@@ -91,7 +92,10 @@ static enum plm_code open_covered(struct verifying *v, size_t i, struct plm_err 
     for (size_t f = 0; f < c->meta->n_fragments; f++)
         if (has_fragment(&v->table.manifest, c->meta->fragments[f]))
             ids[n++] = c->meta->fragments[f];
-    PLM_TRY(plm_source_open(&v->table.manifest, &v->column, ids, n, &c->source, err));
+    if (v->copy)
+        PLM_TRY(plm_source_open_copy(&v->table.manifest, &v->column, ids, n, v->copy, &c->source, err));
+    else
+        PLM_TRY(plm_source_open(&v->table.manifest, &v->column, ids, n, &c->source, err));
 done:
     plm_free(v->ctx, ids);
     return rc;
@@ -110,6 +114,7 @@ static void close_all(struct verifying *v)
     plm_free(v->ctx, v->probes.rowids);
     plm_free(v->ctx, v->truth);
     plm_findings_reset(&v->findings);
+    plm_store_close(v->copy);
     plm_table_close(&v->table);
 }
 
@@ -315,6 +320,8 @@ static enum plm_code verify_all(struct verifying *v, const struct plm_table_ref 
     PLM_TRY(plm_table_open(v->ctx, ref, &v->table, err));
     PLM_TRY(find_index(v, o->index, err));
     PLM_TRY(find_column(v, err));
+    if (o->column_copy)
+        PLM_TRY(plm_store_open(v->ctx, o->column_copy, ref->storage_options, &v->copy, err));
     for (size_t i = 0; i < v->n; i++)
         PLM_TRY(open_covered(v, i, err));
     plm_progress_begin(v->ctx, "verify", rows_covered(v) * (o->full + (o->queries > 0)), "rows");

@@ -282,10 +282,6 @@ static enum plm_code check_parent(const char *path, const struct plm_field *fiel
         return plm_fail(err, PLM_UNSUPPORTED,
                         "column '%.200s' lies inside '%.100s', which is a %.60s: not supported",
                         path, field->name, field->logical_type);
-    if (field->is_packed)
-        return plm_fail(err, PLM_UNSUPPORTED,
-                        "column '%.200s' lies inside '%.100s', a packed struct: not supported",
-                        path, field->name);
     return PLM_OK;
 }
 
@@ -303,6 +299,11 @@ enum plm_code plm_manifest_find_column(const struct plm_manifest *manifest, cons
         PLM_TRY(next_name(path, &at, name, err));
         if (field)
             PLM_TRY(check_parent(path, field, err));
+        if (field && field->is_packed && !column.is_packed) {
+            column.is_packed = true;
+            column.packed_id = field->id;
+            column.packed_name = field->name;
+        }
         field = find_child(manifest, field ? field->id : TOP_LEVEL, name);
         if (!field)
             PLM_TRY(no_column(manifest, path, err));

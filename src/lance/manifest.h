@@ -4,7 +4,7 @@
  *          strings inside live as long as it does.
  * Memory   sizes are checked against the file before anything is allocated.
  * Errors   PLM_NOT_FOUND (no table, version, column), PLM_CORRUPT, PLM_UNSUPPORTED (reader
- *          flags, overlay files, unknown file versions: named).
+ *          flags, overlay files: named). Versions of data files are noted, not judged.
  */
 #ifndef PLM_MANIFEST_H
 #define PLM_MANIFEST_H
@@ -24,7 +24,7 @@ struct plm_data_file {
     int32_t *field_ids;           /* [n_columns]; -2 = tombstone */
     int32_t *column_indices;      /* [n_columns]; -1 = none */
     size_t n_columns;
-    uint32_t major, minor;        /* (2,0) (2,1) (2,2) */
+    uint32_t major, minor;        /* (2,0) (2,1) (2,2); anything else cannot be read */
     uint64_t size_bytes;          /* 0 = unknown */
     int64_t base_id;              /* -1 = none */
 };
@@ -154,7 +154,13 @@ struct plm_column {
     int32_t field_id;
     enum plm_element element; /* F16, F32 or F64 */
     uint32_t dim;
+    bool is_packed;           /* inside a packed struct: no file has it as a column of its own */
+    int32_t packed_id;        /* field of that struct */
+    const char *packed_name;  /* borrowed from the manifest */
 };
+/* PLM_UNSUPPORTED unless files of this version can be read here: 2.0, 2.1, 2.2. */
+PLM_MUST_CHECK enum plm_code
+plm_file_version_check(uint32_t major, uint32_t minor, struct plm_err *err);
 /* PLM_NOT_FOUND names the columns there are; PLM_DATA for a column that holds no float
  * vectors (text: "column "t" is string, ..."); PLM_UNSUPPORTED for uint8, int8, bfloat16,
  * multivector by name. */

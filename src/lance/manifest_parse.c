@@ -50,19 +50,23 @@ enum plm_code plm_flags_check(uint64_t flags, const char *kind, struct plm_err *
                     kind, bit);
 }
 
-/* 2.0, 2.1 and 2.2 pass; (0,3) is what a 2.0 file calls itself. */
-static enum plm_code check_file_version(uint32_t *major, uint32_t *minor, struct plm_err *err)
+/* (0,3) is what a 2.0 file calls itself. */
+static void settle_file_version(uint32_t *major, uint32_t *minor)
 {
     if (*major == 0 && *minor == 3) {
         *major = 2;
         *minor = 0;
     }
-    if (*major == 2 && *minor <= 2)
+}
+
+enum plm_code plm_file_version_check(uint32_t major, uint32_t minor, struct plm_err *err)
+{
+    if (major == 2 && minor <= 2)
         return PLM_OK;
     return plm_fail(err, PLM_UNSUPPORTED,
                     "data file version %" PRIu32 ".%" PRIu32
                     " is not supported%s (2.0, 2.1 and 2.2 are)",
-                    *major, *minor, *major < 2 ? ": the legacy format" : "");
+                    major, minor, major < 2 ? ": the legacy format" : "");
 }
 
 static enum plm_code read_storage_format(struct parse *p, struct plm_view message,
@@ -84,7 +88,7 @@ static enum plm_code read_storage_format(struct parse *p, struct plm_view messag
     if (!version || sscanf(version, "%4" SCNu32 ".%4" SCNu32 "%c", &major, &minor, &end) != 2)
         PLM_TRY(plm_fail(err, PLM_UNSUPPORTED, "data file version '%.40s' is not supported",
                          version ? version : ""));
-    PLM_TRY(check_file_version(&major, &minor, err));
+    settle_file_version(&major, &minor);
     p->m->file_major = major;
     p->m->file_minor = minor;
     p->has_storage_format = true;
@@ -160,18 +164,20 @@ static enum plm_code read_base_id(const struct plm_pb_field *field, int64_t *out
 static enum plm_code finish_data_file(struct parse *p, struct plm_data_file *out,
                                       struct plm_err *err)
 {
-    enum plm_code rc = check_file_version(&out->major, &out->minor, err);
+    const struct plm_u64s *columns = &p->columns;
+    enum plm_code rc;
 
-    if (rc != PLM_OK)
-        return rc;
+    settle_file_version(&out->major, &out->minor);
     if (!out->path)
         return plm_fail(err, PLM_CORRUPT, "a data file without a name");
-    if (p->fields.n != p->columns.n)
+    if (out->major < 2 && columns->n == 0)
+        columns = &p->fields; /* legacy files know columns by their fields */
+    if (p->fields.n != columns->n)
         return plm_fail(err, PLM_CORRUPT, "data file %s has %zu field ids and %zu column numbers",
-                        out->path, p->fields.n, p->columns.n);
+                        out->path, p->fields.n, columns->n);
     out->n_columns = p->fields.n;
     rc = plm_pb_get_i32s(p->m, &p->fields, &out->field_ids, err);
-    return rc != PLM_OK ? rc : plm_pb_get_i32s(p->m, &p->columns, &out->column_indices, err);
+    return rc != PLM_OK ? rc : plm_pb_get_i32s(p->m, columns, &out->column_indices, err);
 }
 
 static enum plm_code read_data_file(struct parse *p, struct plm_view message,
@@ -426,6 +432,7 @@ static void settle_storage_format(struct parse *p)
     m->file_major = 2;
     for (size_t i = 0; i < m->n_fragments; i++) {
         if (m->fragments[i].n_files) {
+            m->file_major = m->fragments[i].files[0].major;
             m->file_minor = m->fragments[i].files[0].minor;
             return;
         }

@@ -71,17 +71,41 @@ uint64_t plm_source_rank(const struct plm_source_fragment *f, uint64_t row)
 
 /* The data file of `fragment` that holds the column; NULL when none does. */
 static const struct plm_data_file *find_data_file(const struct plm_fragment *fragment,
-                                                  int32_t field_id, uint32_t *column)
+                                                  int32_t field_id, bool needs_column,
+                                                  uint32_t *column)
 {
     for (size_t i = 0; i < fragment->n_files; i++) {
         const struct plm_data_file *file = &fragment->files[i];
         for (size_t j = 0; j < file->n_columns; j++)
-            if (file->field_ids[j] == field_id && file->column_indices[j] >= 0) {
+            if (file->field_ids[j] == field_id && (file->column_indices[j] >= 0 || !needs_column)) {
                 *column = (uint32_t)file->column_indices[j];
                 return file;
             }
     }
     return NULL;
+}
+
+/* The file of the copy that has the column of this fragment. */
+static enum plm_code locate_copy(struct plm_source *source, struct plm_source_fragment *f,
+                                 const struct plm_fragment *fragment, struct plm_err *err)
+{
+    const struct plm_column *c = &source->column;
+    const struct plm_data_file *file =
+        find_data_file(fragment, c->is_packed ? c->packed_id : c->field_id, false, &f->column);
+
+    if (!file)
+        return PLM_OK;
+    f->column = 0;
+    f->store = source->copy;
+    f->bytes_stored = f->n_rows * c->dim * plm_element_bytes(c->element);
+    return source->copy ? plm_strdup(source->ctx, file->path, &f->path, err) : PLM_OK;
+}
+
+static enum plm_code check_readable(const struct plm_source *source, const struct plm_source_fragment *f,
+                                    const struct plm_data_file *file, struct plm_err *err)
+{
+    enum plm_code rc = plm_file_version_check(file->major, file->minor, err);
+    return rc == PLM_OK ? rc : plm_wrap(err, rc, "%s: fragment %" PRIu64, source->manifest->file_name, f->id);
 }
 
 /* Everything that touches the manifest's stores, in one thread. */
@@ -98,9 +122,13 @@ static enum plm_code locate(struct plm_source *source, struct plm_source_fragmen
     f->n_rows = fragment->n_physical_rows;
     if (fragment->deletion.present)
         PLM_TRY(plm_manifest_base(m, fragment->deletion.base_id, "_deletions/", &store, &prefix, err));
-    const struct plm_data_file *file = find_data_file(fragment, source->column.field_id, &f->column);
+    if (source->is_copy)
+        return locate_copy(source, f, fragment, err);
+    const struct plm_data_file *file =
+        find_data_file(fragment, source->column.field_id, true, &f->column);
     if (!file)
         return PLM_OK;
+    PLM_TRY(check_readable(source, f, file, err));
     PLM_TRY(plm_manifest_base(m, file->base_id, "data/", &store, &prefix, err));
     f->store = store;
     f->size_bytes = file->size_bytes;
@@ -172,11 +200,10 @@ static enum plm_code choose_fragments(struct plm_source *source, const uint64_t 
     return PLM_OK;
 }
 
-enum plm_code plm_source_open(struct plm_manifest *manifest, const struct plm_column *column,
-                              const uint64_t *fragments, size_t n_fragments, struct plm_source *out,
-                              struct plm_err *err)
+/* Takes over what `s` says of manifest, column and copy. */
+static enum plm_code open_source(struct plm_source s, const uint64_t *fragments, size_t n_fragments,
+                                 struct plm_source *out, struct plm_err *err)
 {
-    struct plm_source s = {.ctx = manifest->ctx, .manifest = manifest, .column = *column};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(choose_fragments(&s, fragments, n_fragments, err));
@@ -195,6 +222,28 @@ enum plm_code plm_source_open(struct plm_manifest *manifest, const struct plm_co
 done:
     plm_source_close(&s);
     return rc;
+}
+
+enum plm_code plm_source_open(struct plm_manifest *manifest, const struct plm_column *column,
+                              const uint64_t *fragments, size_t n_fragments, struct plm_source *out,
+                              struct plm_err *err)
+{
+    struct plm_source s = {.ctx = manifest->ctx, .manifest = manifest, .column = *column};
+
+    if (column->is_packed)
+        return plm_fail(err, PLM_UNSUPPORTED, "the column lies inside '%.100s', a packed struct: not supported",
+                        column->packed_name);
+    return open_source(s, fragments, n_fragments, out, err);
+}
+
+enum plm_code plm_source_open_copy(struct plm_manifest *manifest, const struct plm_column *column,
+                                   const uint64_t *fragments, size_t n_fragments,
+                                   struct plm_store *copy, struct plm_source *out,
+                                   struct plm_err *err)
+{
+    struct plm_source s = {
+        .ctx = manifest->ctx, .manifest = manifest, .column = *column, .is_copy = true, .copy = copy};
+    return open_source(s, fragments, n_fragments, out, err);
 }
 
 void plm_source_close(struct plm_source *source)

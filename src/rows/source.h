@@ -28,6 +28,8 @@ struct plm_source {
     uint64_t n_live;      /* ordinals 0 .. n_live-1 */
     uint64_t n_deleted;
     uint64_t column_bytes; /* stored value bytes, for plans */
+    bool is_copy;
+    struct plm_store *copy; /* borrowed; see plm_source_open_copy() */
 };
 
 /* fragments: ids, ascending, NULL = all. PLM_NOT_FOUND for an id that is not there. Opens and
@@ -36,6 +38,13 @@ PLM_MUST_CHECK enum plm_code
 plm_source_open(struct plm_manifest *manifest, const struct plm_column *column,
                 const uint64_t *fragments, size_t n_fragments, struct plm_source *out,
                 struct plm_err *err);
+/* The same with the column's bytes read from a copy, whatever form the table has them in: file
+ * `<path of the data file>` of the store `copy` has its rows, deleted ones too, as the only
+ * column. NULL: the copy is not made yet; only to be planned with, not to be read. */
+PLM_MUST_CHECK enum plm_code
+plm_source_open_copy(struct plm_manifest *manifest, const struct plm_column *column,
+                     const uint64_t *fragments, size_t n_fragments, struct plm_store *copy,
+                     struct plm_source *out, struct plm_err *err);
 void plm_source_close(struct plm_source *source);
 
 /* Live rows of a range, ready for arithmetic. {0} is empty; reused from read to read. */

@@ -37,8 +37,24 @@ def index_bytes(path):
     return digest.hexdigest()
 
 
+def _parent_and_start(pid):
+    """(parent, start time) of a process; (0, 0) when it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0, 0
+    return int(words[1]), int(words[19])
+
+
+def _is_ours(pid):
+    """Is it below this process? Others on this machine may run Ray, too."""
+    while pid > 1 and pid != os.getpid():
+        pid = _parent_and_start(pid)[0]
+    return pid == os.getpid()
+
+
 def worker_pids():
-    """Processes of the pool's actors on this machine."""
+    """Processes of the pool's actors, the youngest first."""
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -46,9 +62,9 @@ def worker_pids():
                 words = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if words.startswith(b"ray::Worker"):
+            if words.startswith(b"ray::Worker") and _is_ours(int(entry.name)):
                 pids.append(int(entry.name))
-    return sorted(pids)
+    return sorted(pids, key=lambda pid: _parent_and_start(pid)[1], reverse=True)
 
 
 class At:

@@ -73,6 +73,18 @@ def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engi
     assert keys(server, f"{name}/_pilum/") == {}
 
 
+def test_a_column_that_comes_through_pylance(cluster, originals, server, options):
+    source = lance.dataset(str(originals / "small"))
+    rows = max(fragment.count_rows() for fragment in source.get_fragments())
+    lance.write_dataset(source.to_table(), "s3://bucket/streamed", storage_options=options, max_rows_per_file=rows,
+                        data_storage_version="2.3")
+    with pytest.warns(pilum.StreamWarning, match="s3://bucket/streamed/_pilum/"):
+        pilum.ray.create_index("s3://bucket/streamed", "vec", "IVF_SQ", num_workers=2, num_partitions=8, threads=1,
+                               storage_options=options, progress="none")
+    assert keys(server, "streamed/_indices/")
+    assert keys(server, "streamed/_pilum/") == {}
+
+
 def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_path):
     upload(originals, "large", "s3://bucket/killed", options)
     at = At("encode", kill_one)

@@ -11,6 +11,8 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from pilum._columns import names_of
+
 BUILT = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
 KNOWN = (*BUILT, "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_PQ", "IVF_HNSW_SQ")
 METRICS = ("l2", "euclidean", "cosine", "dot", "hamming")
@@ -148,29 +150,8 @@ def _local(root: str) -> str:
 # ---- the column -------------------------------------------------------------------------------------
 
 
-def _segments(path: str) -> list[str]:
-    """The names of a path: dots separate, backticks hold odd names, two of them stand for one."""
-    names, i = [], 0
-    while i <= len(path):
-        name = ""
-        if path[i : i + 1] == "`":
-            i += 1
-            while i < len(path) and (path[i] != "`" or path[i : i + 2] == "``"):
-                i += 2 if path[i : i + 2] == "``" else 1
-                name += path[i - 1]
-            i += 1
-        else:
-            end = path.find(".", i)
-            name, i = path[i : end if end >= 0 else None], end if end >= 0 else len(path)
-        if not name or (i < len(path) and path[i] != "."):
-            raise ValueError(f"column {path!r} is no path of names")
-        names.append(name)
-        i += 1
-    return names
-
-
 def find_field(schema: pa.Schema, column: str) -> pa.Field:
-    names = _segments(column)
+    names = names_of(column)
     fields: Any = list(schema)
     for depth, name in enumerate(names):
         field = next((f for f in fields if f.name == name), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -13,12 +14,14 @@ import lance
 import ray
 
 from pilum import _core
+from pilum._errors import UnsupportedError
 from pilum.ray import _arguments as arguments
 from pilum.ray._build import Build, Driver
 from pilum.ray._matrices import with_matrices
 from pilum.ray._pool import Pool
 from pilum.ray._progress import Event, View
 from pilum.ray._resources import number_of_workers, worker_size
+from pilum.ray._stream import copied_column
 
 logger = logging.getLogger("pilum.ray")
 
@@ -136,8 +139,13 @@ def create_index(
         "pq_codebook": codebook if type_name == "IVF_PQ" else None,
     }
     view = View("none", progress) if callable(progress) else View(progress)
-    result = _run(table, options, view, num_workers, ray_remote_args, threads, _bytes(memory_budget),
-                  None if work_dir is None else os.fspath(work_dir), verify)
+    engine = (num_workers, ray_remote_args, threads, _bytes(memory_budget),
+              None if work_dir is None else os.fspath(work_dir), verify)
+    try:
+        result = _run(table, options, view, *engine)
+    except UnsupportedError as error:
+        options = copied_column(error, table, options, num_workers, view)
+        result = _run(dataclasses.replace(table, version=table.dataset.version), options, view, *engine)
     _keep_report(result, report)
     return table.reopen()
 
