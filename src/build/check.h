@@ -38,7 +38,8 @@ PLM_MUST_CHECK enum plm_code
 plm_check_rowids_of(struct plm_segment *segment, uint32_t first, uint32_t end, uint64_t *hash_low,
                     uint64_t *hash_high, uint64_t *sorted, struct plm_err *err);
 
-/* Recall against known neighbours, at growing nprobes. truth: [probes.n][PLM_PROBE_K]. */
+/* Recall against known neighbours, at growing nprobes, as far as it grows. truth:
+ * [probes.n][PLM_PROBE_K]. */
 PLM_MUST_CHECK enum plm_code
 plm_check_recall(struct plm_ctx *ctx, struct plm_segment *segments, size_t n_segments,
                  const struct plm_probes *probes, const struct plm_neighbour *truth,

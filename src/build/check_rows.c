@@ -1,7 +1,8 @@
 /* check_rows.c - rows of the table looked up in the index.
  *
  * Rows are taken in chunks: encoded again, sorted by the partition they belong in, and looked
- * for there, so that each partition is read once a chunk.
+ * for there by row id, partitions together in long reads. Codes that lie row by row are then read
+ * where rows were found; those of a transposed partition come with its row ids.
  */
 #include <jansson.h>
 #include <math.h>
@@ -9,6 +10,7 @@
 
 #include "build/check.h"
 #include "cluster/assign.h"
+#include "ivf/window.h"
 #include "rows/half.h"
 #include "simd/simd.h"
 
@@ -17,7 +19,10 @@
 #define SAMPLE_ROWS_MAX 1024
 #define SAMPLE_WORK 2e9      /* multiply-adds of the float64 search for the nearest partition */
 #define FULL_CHUNK_ROWS ((size_t)65536)
-#define WINDOW_BYTES ((size_t)8 << 20)
+#define WINDOW_BYTES ((size_t)4 << 20)
+#define GAP_BYTES ((size_t)128 << 10) /* read rather than skipped */
+#define PART_VALUES 128
+#define IDS_OF_WINDOW ((size_t)1 << 18)
 #define NEARLY 1e-5          /* relative: float32 rounding of other builders */
 #define ROUNDING 1e-3        /* of a unit vector's value in float16 */
 
@@ -29,6 +34,12 @@ struct expected {
     bool found;
 };
 
+/* Where one was found. */
+struct match {
+    uint64_t row; /* of the index file */
+    const struct expected *expected;
+};
+
 struct chunk {
     struct plm_check *check;
     size_t n, cap, dim, code_bytes;
@@ -38,7 +49,11 @@ struct chunk {
     uint32_t *ids;
     uint8_t *window;      /* codes of the index */
     uint64_t *window_ids;
-    size_t window_rows;
+    size_t window_rows;   /* with codes */
+    uint8_t *code;        /* one of a transposed partition, put together */
+    uint8_t *wanted;      /* [k] partitions that rows belong in */
+    struct match *matches;
+    size_t n_matches;
     struct plm_read_scratch read;
 };
 
@@ -77,6 +92,9 @@ static void free_chunk(struct chunk *c)
     plm_free(ctx, c->ids);
     plm_free(ctx, c->window);
     plm_free(ctx, c->window_ids);
+    plm_free(ctx, c->code);
+    plm_free(ctx, c->wanted);
+    plm_free(ctx, c->matches);
     plm_read_scratch_reset(&c->read);
 }
 
@@ -89,18 +107,17 @@ static enum plm_code open_chunk(struct plm_check *check, size_t cap, struct chun
 
     *c = (struct chunk){.check = check, .cap = cap, .dim = m->dim, .read.ctx = ctx};
     c->code_bytes = plm_model_code_bytes(m);
-    uint32_t longest = 1;
-    for (uint32_t p = 0; p < m->k; p++)
-        longest = check->segment->lengths[p] > longest ? check->segment->lengths[p] : longest;
-    c->window_rows = plm_min_size(longest, plm_max_size(64, WINDOW_BYTES / (c->code_bytes + 8)));
-    if (m->quantizer == PLM_PQ)
-        c->window_rows = plm_min_size(longest, c->window_rows * 8); /* a transposed partition is read whole */
+    uint64_t n_rows = plm_max_u64(1, check->segment->n_rows);
+    c->window_rows = (size_t)plm_min_u64(n_rows, plm_max_size(64, WINDOW_BYTES / (c->code_bytes + 8)));
     PLM_TRY(plm_alloc(ctx, &c->vectors, cap * c->dim, sizeof(float), err));
     PLM_TRY(plm_alloc(ctx, &c->codes, cap, c->code_bytes, err));
     PLM_TRY(plm_alloc(ctx, &c->rows, cap, sizeof *c->rows, err));
     PLM_TRY(plm_alloc(ctx, &c->ids, cap, sizeof *c->ids, err));
     PLM_TRY(plm_alloc(ctx, &c->window, c->window_rows, c->code_bytes, err));
     PLM_TRY(plm_alloc(ctx, &c->window_ids, c->window_rows, sizeof(uint64_t), err));
+    PLM_TRY(plm_alloc(ctx, &c->code, c->code_bytes, 1, err));
+    PLM_TRY(plm_alloc(ctx, &c->wanted, m->k, 1, err));
+    PLM_TRY(plm_alloc(ctx, &c->matches, cap, sizeof *c->matches, err));
 done:
     return rc;
 }
@@ -131,6 +148,19 @@ static double distance_to(const struct chunk *c, size_t at, uint32_t partition)
                                 : k->l2_exact(row, centroid, c->dim);
 }
 
+/* Is the centroid farther than `best` by some of its values alone? A sum of squares only grows. */
+static bool is_farther(const struct chunk *c, size_t at, uint32_t partition, double best)
+{
+    const struct plm_model *m = &c->check->segment->model;
+    const float *row = c->vectors + at * c->dim, *centroid = m->centroids + (size_t)partition * c->dim;
+    double sum = 0;
+    if (m->metric == PLM_DOT)
+        return false;
+    for (size_t d = 0; d + PART_VALUES < c->dim && sum <= best; d += PART_VALUES)
+        sum += c->check->ctx->kernels->l2_exact(row + d, centroid + d, PART_VALUES);
+    return sum > best * (1 + 1e-9);
+}
+
 /* The nearest partition by looking at all of them in float64: no filter that a build uses. */
 static enum plm_code find_nearest(void *arg, size_t at, unsigned worker, struct plm_err *err)
 {
@@ -139,6 +169,8 @@ static enum plm_code find_nearest(void *arg, size_t at, unsigned worker, struct 
     (void)worker, (void)err;
     c->ids[at] = 0;
     for (uint32_t p = 0; p < c->check->segment->model.k; p++) {
+        if (is_farther(c, at, p, best))
+            continue;
         double d = distance_to(c, at, p);
         if (d < best) {
             best = d;
@@ -278,83 +310,168 @@ static enum plm_code compare_code(struct chunk *c, const struct expected *row, c
     return PLM_OK;
 }
 
-/* The expected rows [from, to) of one partition against what the index has there. */
-static enum plm_code look_in_partition(struct chunk *c, size_t from, size_t to, uint32_t partition,
-                                       struct plm_err *err)
+/* Row i of the n that `codes` holds of a transposed partition. */
+static const uint8_t *gather_code(struct chunk *c, const uint8_t *codes, size_t n, size_t i)
 {
-    struct plm_segment *s = c->check->segment;
+    for (size_t j = 0; j < c->code_bytes; j++)
+        c->code[j] = codes[j * n + i];
+    return c->code;
+}
+
+/* The expected rows [from, to) of partition p against those of the window. */
+static enum plm_code look_in_partition(struct chunk *c, const struct plm_window *w, uint32_t p, size_t from,
+                                       size_t to, struct plm_err *err)
+{
+    const struct plm_segment *s = c->check->segment;
+    size_t n, at = plm_window_rows(s, w, p, &n);
     enum plm_code rc = PLM_OK;
 
-    for (uint64_t first = 0; first < s->lengths[partition]; first += c->window_rows) {
-        size_t n = (size_t)plm_min_u64(c->window_rows, s->lengths[partition] - first);
-        PLM_TRY(plm_check_cancel(c->check->ctx, err));
-        PLM_TRY(plm_segment_read(s, partition, first, n, c->window_ids, c->window, &c->read, err));
-        for (size_t i = 0; i < n; i++) {
-            struct expected key = {.rowid = c->window_ids[i], .partition = partition};
-            struct expected *row = bsearch(&key, c->rows + from, to - from, sizeof key, by_partition);
-            if (!row)
-                continue;
-            if (row->found)
-                plm_problem(c->check->findings, "repeated", row->rowid, "in its partition", "%.0f times", 2, 1);
-            row->found = true;
-            PLM_TRY(compare_code(c, row, c->window + i * c->code_bytes, err));
-        }
+    for (size_t i = 0; i < n; i++) {
+        struct expected key = {.rowid = c->window_ids[at + i], .partition = p};
+        struct expected *row = bsearch(&key, c->rows + from, to - from, sizeof key, by_partition);
+        if (!row)
+            continue;
+        if (row->found)
+            plm_problem(c->check->findings, "repeated", row->rowid, "in its partition", "%.0f times", 2, 1);
+        else if (s->pq_transposed)
+            PLM_TRY(compare_code(c, row, gather_code(c, c->window + at * c->code_bytes, n, i), err));
+        else
+            c->matches[c->n_matches++] = (struct match){s->offsets[w->first] + w->skipped + at + i, row};
+        row->found = true;
     }
 done:
+    return rc;
+}
+
+static int by_row(const void *a, const void *b)
+{
+    const struct match *x = a, *y = b;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+/* Codes of the matches, those near each other in one read. */
+static enum plm_code compare_matches(struct chunk *c, struct plm_err *err)
+{
+    struct plm_segment *s = c->check->segment;
+    size_t gap = GAP_BYTES / c->code_bytes;
+    enum plm_code rc = PLM_OK;
+
+    qsort(c->matches, c->n_matches, sizeof *c->matches, by_row);
+    for (size_t from = 0, to; from < c->n_matches; from = to) {
+        uint64_t first = c->matches[from].row, last = first;
+        for (to = from + 1; to < c->n_matches && c->matches[to].row - last <= gap + 1 &&
+                            c->matches[to].row - first < c->window_rows; to++)
+            last = c->matches[to].row;
+        PLM_TRY(plm_window_codes(s, first, (size_t)(last - first + 1), c->window, &c->read, err));
+        for (size_t i = from; i < to; i++)
+            PLM_TRY(compare_code(c, c->matches[i].expected,
+                                 c->window + (size_t)(c->matches[i].row - first) * c->code_bytes, err));
+    }
+done:
+    return rc;
+}
+
+static enum plm_code look_in_partitions(struct chunk *c, struct plm_err *err)
+{
+    struct plm_segment *s = c->check->segment;
+    struct plm_window *windows = NULL;
+    size_t n_windows = 0, from = 0, to = 0, row_bytes = 8 + (s->pq_transposed ? c->code_bytes : 0);
+    enum plm_code rc = PLM_OK;
+
+    memset(c->wanted, 0, s->model.k);
+    for (size_t i = 0; i < c->n; i++)
+        c->wanted[c->rows[i].partition] = 1;
+    PLM_TRY(plm_windows_make(s, c->wanted, 0, s->model.k, c->window_rows, GAP_BYTES / row_bytes, &windows,
+                             &n_windows, err));
+    for (size_t i = 0; i < n_windows; i++) {
+        PLM_TRY(plm_check_cancel(c->check->ctx, err));
+        PLM_TRY(plm_window_read(s, &windows[i], c->window_ids, s->pq_transposed ? c->window : NULL, &c->read, err));
+        for (uint32_t p = windows[i].first; p < windows[i].end; p++) {
+            if (!c->wanted[p])
+                continue;
+            while (c->rows[from].partition < p)
+                from++;
+            for (to = from; to < c->n && c->rows[to].partition == p;)
+                to++;
+            PLM_TRY(look_in_partition(c, &windows[i], p, from, to, err));
+        }
+    }
+    PLM_TRY(compare_matches(c, err));
+done:
+    plm_free(c->check->ctx, windows);
     return rc;
 }
 
 /* ---- rows that are not where they belong ---------------------------------------------------------- */
 
-/* Looks for the rows not found yet in every other partition. */
-static enum plm_code look_elsewhere(struct chunk *c, size_t n_lost, struct plm_err *err)
+static int by_rowid(const void *a, const void *b)
+{
+    const struct expected *x = a, *y = b;
+    return x->rowid < y->rowid ? -1 : x->rowid > y->rowid;
+}
+
+/* A row that was expected elsewhere: fine if partition p is as near. */
+static void judge(struct chunk *c, struct expected *row, uint32_t p)
+{
+    struct plm_findings *f = c->check->findings;
+    double seen = distance_to(c, row->at, p), best = distance_to(c, row->at, row->partition);
+    char where[32];
+
+    row->found = true;
+    if (seen <= best + NEARLY * fabs(best))
+        return;
+    snprintf(where, sizeof where, "partition %u", p);
+    f->misfiled++;
+    plm_problem(f, "misfiled", row->rowid, where, "distance %.9g", seen, best);
+}
+
+/* Looks for the rows not found yet in every partition. Leaves them first, by row id. */
+static enum plm_code look_elsewhere(struct chunk *c, struct plm_err *err)
 {
     struct plm_segment *s = c->check->segment;
-    struct plm_findings *f = c->check->findings;
+    struct plm_window *windows = NULL;
+    size_t n_windows = 0, n_lost = 0;
     enum plm_code rc = PLM_OK;
 
-    for (uint32_t p = 0; p < s->model.k && n_lost > 0; p++)
-        for (uint64_t first = 0; first < s->lengths[p]; first += c->window_rows) {
-            size_t n = (size_t)plm_min_u64(c->window_rows, s->lengths[p] - first);
-            PLM_TRY(plm_segment_read(s, p, first, n, c->window_ids, NULL, &c->read, err));
-            for (size_t i = 0; i < n; i++)
-                for (size_t r = 0; r < c->n; r++) {
-                    struct expected *row = &c->rows[r];
-                    if (row->found || row->rowid != c->window_ids[i])
-                        continue;
-                    double seen = distance_to(c, row->at, p), best = distance_to(c, row->at, row->partition);
-                    row->found = true;
-                    n_lost--;
-                    if (seen <= best + NEARLY * fabs(best))
-                        continue;
-                    char where[32];
-                    snprintf(where, sizeof where, "partition %u", p);
-                    f->misfiled++;
-                    plm_problem(f, "misfiled", row->rowid, where, "distance %.9g", seen, best);
-                }
+    for (size_t i = 0; i < c->n; i++)
+        if (!c->rows[i].found)
+            c->rows[n_lost++] = c->rows[i];
+    qsort(c->rows, n_lost, sizeof *c->rows, by_rowid);
+    PLM_TRY(plm_windows_make(s, NULL, 0, s->model.k, c->window_rows, 0, &windows, &n_windows, err));
+    for (size_t i = 0; i < n_windows; i++) {
+        PLM_TRY(plm_window_read(s, &windows[i], c->window_ids, NULL, &c->read, err));
+        for (uint32_t p = windows[i].first; p < windows[i].end; p++) {
+            size_t n, at = plm_window_rows(s, &windows[i], p, &n);
+            for (size_t r = at; r < at + n; r++) {
+                struct expected key = {.rowid = c->window_ids[r]};
+                struct expected *row = bsearch(&key, c->rows, n_lost, sizeof key, by_rowid);
+                if (row && !row->found)
+                    judge(c, row, p);
+            }
         }
-    for (size_t r = 0; r < c->n; r++)
+    }
+    for (size_t r = 0; r < n_lost; r++)
         if (!c->rows[r].found)
-            plm_problem(f, "missing", c->rows[r].rowid, "in no partition", "%.0f times", 0, 1);
+            plm_problem(c->check->findings, "missing", c->rows[r].rowid, "in no partition", "%.0f times", 0, 1);
 done:
+    plm_free(c->check->ctx, windows);
     return rc;
 }
 
 static enum plm_code check_chunk(struct chunk *c, bool all_in_float64, struct plm_err *err)
 {
-    size_t n_lost = 0;
+    bool all_found = true;
     enum plm_code rc = PLM_OK;
 
+    if (c->n == 0)
+        return PLM_OK;
+    c->n_matches = 0;
     PLM_TRY(encode_chunk(c, all_in_float64, err));
-    for (size_t from = 0, to; from < c->n; from = to) {
-        for (to = from + 1; to < c->n && c->rows[to].partition == c->rows[from].partition; to++)
-            ;
-        PLM_TRY(look_in_partition(c, from, to, c->rows[from].partition, err));
-    }
+    PLM_TRY(look_in_partitions(c, err));
     for (size_t i = 0; i < c->n; i++)
-        n_lost += !c->rows[i].found;
-    if (n_lost)
-        PLM_TRY(look_elsewhere(c, n_lost, err));
+        all_found = all_found && c->rows[i].found;
+    if (!all_found)
+        PLM_TRY(look_elsewhere(c, err));
     c->check->findings->checked_rows += c->n;
     c->check->n_usable += c->n;
 done:
@@ -438,29 +555,31 @@ enum plm_code plm_check_rowids_of(struct plm_segment *s, uint32_t first_partitio
                                   uint64_t *hash_low, uint64_t *hash_high, uint64_t *sorted,
                                   struct plm_err *err)
 {
-    size_t window = 65536, n_sorted = 0;
+    size_t n_sorted = 0, n_windows = 0;
     struct plm_read_scratch read = {.ctx = s->ctx};
+    struct plm_window *windows = NULL;
     uint64_t *ids = NULL, low = 0, high = 0;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_alloc(s->ctx, &ids, window, sizeof *ids, err));
-    for (uint32_t p = first_partition; p < end; p++)
-        for (uint64_t first = 0; first < s->lengths[p]; first += window) {
-            size_t n = (size_t)plm_min_u64(window, s->lengths[p] - first);
-            PLM_TRY(plm_segment_read(s, p, first, n, ids, NULL, &read, err));
-            for (size_t i = 0; i < n; i++) {
-                low += plm_mix64(1, ids[i]);
-                high += plm_mix64(2, ids[i]);
-                if (sorted)
-                    sorted[n_sorted++] = ids[i];
-            }
+    PLM_TRY(plm_alloc(s->ctx, &ids, (size_t)plm_min_u64(IDS_OF_WINDOW, s->n_rows), sizeof *ids, err));
+    PLM_TRY(plm_windows_make(s, NULL, first_partition, end, IDS_OF_WINDOW, 0, &windows, &n_windows, err));
+    for (size_t w = 0; w < n_windows; w++) {
+        PLM_TRY(plm_check_cancel(s->ctx, err));
+        PLM_TRY(plm_window_read(s, &windows[w], ids, NULL, &read, err));
+        for (size_t i = 0; i < windows[w].n; i++) {
+            low += plm_mix64(1, ids[i]);
+            high += plm_mix64(2, ids[i]);
+            if (sorted)
+                sorted[n_sorted++] = ids[i];
         }
+    }
     if (sorted)
         qsort(sorted, n_sorted, sizeof *sorted, by_u64);
     *hash_low = low;
     *hash_high = high;
 done:
     plm_free(s->ctx, ids);
+    plm_free(s->ctx, windows);
     plm_read_scratch_reset(&read);
     return rc;
 }

@@ -8,6 +8,7 @@
 
 #include "build/live.h"
 #include "ivf/ivf_format.h"
+#include "ivf/window.h"
 #include "simd/simd.h"
 #include "support/mem_store.h"
 #include "support/small_index.h"
@@ -187,6 +188,111 @@ static void check_partition(const struct small_index *x, struct plm_segment *s, 
     plm_scan_scratch_reset(&scratch);
 }
 
+/* ---- windows ------------------------------------------------------------------------------ */
+
+#define QUERIES 11
+
+struct seen {
+    const struct small_index *x;
+    uint32_t partition;
+    uint64_t row;         /* of the file: the first at hand */
+    const float *queries; /* [QUERIES][SMALL_DIM] */
+    const uint32_t *which;
+    size_t n;
+};
+
+static void check_distances(void *arg, size_t i, size_t first, size_t n, const float *distances)
+{
+    struct seen *seen = arg;
+    float tolerance = seen->x->model.element == PLM_F16 ? 2e-2f : 1e-4f;
+
+    for (size_t r = 0; r < n; r++) {
+        double expected = expected_distance(seen->x, seen->partition, seen->row + first + r,
+                                            seen->queries + seen->which[i] * SMALL_DIM);
+        assert_true(fabs(distances[r] - expected) <= tolerance * fmax(1, fabs(expected)));
+        seen->n++;
+    }
+}
+
+/* Every row once, its id as written, and its distance from several queries as that of one. */
+static void check_windows(const struct small_index *x, struct plm_segment *s, const float *queries,
+                          size_t rows_max)
+{
+    static const uint32_t which[] = {0, 3, 7, 8, 10};
+    struct plm_window *windows = NULL;
+    struct plm_many *many = NULL;
+    struct plm_many_scratch scratch = {0};
+    struct plm_read_scratch read = {0};
+    struct seen seen = {.x = x, .queries = queries, .which = which};
+    uint64_t rowids[1000];
+    uint8_t codes[1000 * 2 * SMALL_DIM];
+    double bases[1000];
+    size_t n_windows = 0, n_rows = 0, n;
+    struct plm_err err;
+
+    assert_int_equal(plm_windows_make(s, NULL, 0, SMALL_K, rows_max, 0, &windows, &n_windows, &err), PLM_OK);
+    assert_int_equal(plm_many_open(s, queries, QUERIES, &many, &err), PLM_OK);
+    assert_int_equal(plm_many_scratch_init(many, &scratch, &err), PLM_OK);
+    for (size_t w = 0; w < n_windows; w++) {
+        assert_true(windows[w].n <= rows_max);
+        assert_int_equal(plm_window_read(s, &windows[w], rowids, codes, &read, &err), PLM_OK);
+        for (uint32_t p = windows[w].first; p < windows[w].end; p++) {
+            size_t at = plm_window_rows(s, &windows[w], p, &n);
+            const uint8_t *mine = codes + at * plm_model_code_bytes(&x->model);
+            seen.partition = p;
+            seen.row = n_rows;
+            for (size_t i = 0; i < n; i++)
+                assert_true(rowids[at + i] == x->rowids[n_rows + i]);
+            plm_many_bases(many, p, mine, n, &scratch, bases);
+            plm_many_scan(many, p, mine, n, bases, which, 5, check_distances, &seen, &scratch);
+            n_rows += n;
+        }
+    }
+    assert_int_equal(n_rows, x->starts[SMALL_K]);
+    assert_int_equal(seen.n, 5 * n_rows);
+    plm_read_scratch_reset(&read);
+    plm_many_scratch_reset(&scratch);
+    plm_many_close(many);
+    plm_free(s->ctx, windows);
+}
+
+static void check_all_windows(const struct small_index *x, struct plm_segment *s)
+{
+    float queries[QUERIES * SMALL_DIM];
+
+    for (size_t i = 0; i < QUERIES * SMALL_DIM; i++)
+        queries[i] = small_number(11, i);
+    plm_round_to_element(queries, QUERIES * SMALL_DIM, x->model.element);
+    check_windows(x, s, queries, 1);
+    check_windows(x, s, queries, 9);
+    check_windows(x, s, queries, 1000);
+}
+
+static void windows_leave_out_what_is_not_wanted(void **state)
+{
+    (void)state;
+    struct plm_ctx *ctx = new_ctx(1);
+    uint64_t offsets[] = {0, 10, 0, 15, 65, 66};
+    uint32_t lengths[] = {10, 5, 0, 50, 1, 4};
+    uint8_t wanted[] = {1, 0, 1, 1, 0, 1};
+    struct plm_segment s = {.ctx = ctx, .offsets = offsets, .lengths = lengths, .n_rows = 70};
+    struct plm_window *w = NULL;
+    size_t n = 0;
+
+    assert_int_equal(plm_windows_make(&s, wanted, 0, 6, 30, 0, &w, &n, NULL), PLM_OK);
+    assert_int_equal(n, 4); /* 0; 30 and 20 rows of 3; 5 */
+    assert_true(w[0].first == 0 && w[0].end == 1 && w[0].n == 10);
+    assert_true(w[1].first == 3 && w[1].skipped == 0 && w[1].n == 30);
+    assert_true(w[2].first == 3 && w[2].skipped == 30 && w[2].n == 20);
+    assert_true(w[3].first == 5 && w[3].end == 6 && w[3].n == 4);
+    plm_free(ctx, w);
+    assert_int_equal(plm_windows_make(&s, wanted, 0, 6, 100, 5, &w, &n, NULL), PLM_OK);
+    assert_int_equal(n, 1);
+    assert_true(w[0].first == 0 && w[0].end == 6 && w[0].n == 70);
+    plm_free(ctx, w);
+    plm_ctx_destroy(ctx);
+}
+
 static void check_scan(enum plm_quantizer quantizer, enum plm_metric metric,
                        enum plm_element element, uint32_t n_bits)
 {
@@ -207,6 +313,8 @@ static void check_scan(enum plm_quantizer quantizer, enum plm_metric metric,
         check_partition(&x, &s, p, query, NULL);
         check_partition(&x, &s, p, query, is_even);
     }
+    if (quantizer != PLM_FLAT)
+        check_all_windows(&x, &s);
     plm_segment_close(&s);
     small_index_reset(&x);
     plm_store_close(store);
@@ -361,6 +469,7 @@ int main(void)
         cmocka_unit_test(top_keeps_the_nearest_lowest_row_first),
         cmocka_unit_test(top_ignores_what_is_no_number),
         cmocka_unit_test(scans_equal_plain_arithmetic),
+        cmocka_unit_test(windows_leave_out_what_is_not_wanted),
         cmocka_unit_test(probes_are_the_nearest_centroids),
         cmocka_unit_test(live_rows_pass_by_address),
         cmocka_unit_test(wrong_searches_say_so),
