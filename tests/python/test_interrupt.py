@@ -15,8 +15,10 @@ from helpers import index_files, make_vectors, tree_state, write
 DIM = 64
 OPTIONS = {"num_partitions": 64, "num_sub_vectors": 16}
 
+# A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
 SCRIPT = """
-import sys, pilum
+import signal, sys, pilum
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def tell(p):
     print(p.phase, flush=True)
 try:
