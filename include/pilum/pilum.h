@@ -149,6 +149,9 @@ struct plm_build_options {
      * as the only column of a Lance file 2.0..2.2 with the same name. It belongs to the job and is
      * removed with it. "" = it will be made: only for plm_plan_index(). NULL = none. */
     const char *column_copy;
+    /* Stop before the commit, which somebody else is to make: *report_json is then {"resumed",
+     * "transaction": {...}} with all that it takes. The same call afterwards finds it in and ends the job. */
+    bool leave_commit;
 };
 
 PLM_API void plm_build_options_default(struct plm_build_options *options);

@@ -10,6 +10,7 @@ from typing import Any, Optional, Union
 import lance
 
 from pilum import _core
+from pilum import _managed as managed
 from pilum import _stream as stream
 from pilum import _values as values
 from pilum._call import run, warn
@@ -132,10 +133,19 @@ def create_index(
     given = dict(locals())
     table = open_table(given.pop("uri"), given.pop("storage_options"))
     options = _Options(**given)
+    is_managed = table.dataset is not None and managed.is_managed(table.dataset)
+    options.core["leave_commit"] = is_managed
     try:
         result = _run_build(_core.create_index, table, options, threads, memory_budget, progress)
     except UnsupportedError as error:
         result = _run_streamed(error, table, options, threads, memory_budget, progress)
+    if is_managed and "transaction" in result:
+        assert table.dataset is not None
+        managed.commit(table.dataset, result["transaction"])
+        options.core["restart"] = False
+        resumed = result["resumed"]
+        result = _run_build(_core.create_index, table, options, threads, memory_budget, None)  # the core finds it in
+        result["resumed"] = resumed
     kept = keep(result)
     if report is not None:
         kept.to_json(report)
@@ -195,7 +205,7 @@ def _run_build(call: Any, table: Table, options: _Options, threads: Any, memory_
 def _plan_streamed(error: UnsupportedError, table: Table, options: _Options, threads: Any,
                    memory_budget: Any) -> dict[str, Any]:
     """The plan with a column read by pylance; ``error`` again, where that is of no help."""
-    if not stream.can_be_streamed(table.open(), options.core["column"].decode()):
+    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.open(), options.core["column"].decode()):
         raise error
     try:
         options.core["column_copy"] = b""

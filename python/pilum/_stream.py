@@ -62,6 +62,11 @@ def can_be_streamed(dataset: lance.LanceDataset, column: str) -> bool:
     return vector_type(dataset.schema, column) is not None
 
 
+def is_reachable(uri: str) -> bool:
+    """Can the core work in this storage? Otherwise the column is the least of the troubles."""
+    return "://" not in uri or uri.startswith(("s3://", "file://"))
+
+
 def pieces(dataset: lance.LanceDataset, column: str, fragments: Optional[list[int]] = None) -> list[Piece]:
     ids = field_ids(dataset.lance_schema, column)
     found = []
@@ -148,9 +153,10 @@ def local_folder(source: Source, work_dir: Optional[str], name: str) -> str:
     """Where a copy on this machine's disk lies: with the job's other unfinished work."""
     if work_dir:
         return os.path.join(os.path.abspath(work_dir), name)
-    if _is_local(source.uri):
+    path = source.uri.removeprefix("file://")
+    if _is_local(path):
         below = ["tree", source.branch] if source.branch else []
-        return os.path.join(os.path.abspath(source.uri), *below, "_pilum", name)
+        return os.path.join(os.path.abspath(path), *below, "_pilum", name)
     return os.path.join(tempfile.gettempdir(), "pilum", name)
 
 

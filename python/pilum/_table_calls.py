@@ -122,6 +122,8 @@ def verify_index(
 @contextlib.contextmanager
 def _copy_of(table: Table, index: str, error: UnsupportedError) -> Iterator[tuple[Table, str]]:
     """A copy of the column of an index that the core refused to read; ``error`` again where there can be none."""
+    if not stream.is_reachable(table.root):
+        raise error
     dataset = table.open()
     columns = [d.field_names for d in dataset.describe_indices() if d.name == index]
     if not columns or len(columns[0]) != 1 or not stream.can_be_streamed(dataset, columns[0][0]):

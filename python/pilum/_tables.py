@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 import lance
 
-from pilum._errors import ArgumentError, UnsupportedError
+from pilum._errors import ArgumentError
 
 TableLike = Union[str, "os.PathLike[str]", lance.LanceDataset]
 
@@ -47,6 +47,9 @@ class Table:
         """The dataset at a version; sessions and settings of a given dataset are kept."""
         if self.dataset is not None:
             dataset = copy.copy(self.dataset)
+            if getattr(dataset, "_namespace_client_managed_versioning", False):
+                return lance.dataset(namespace_client=dataset._namespace_client, table_id=dataset._table_id,
+                                     version=version, storage_options=dataset._storage_options)
             dataset._ds = dataset._ds.checkout_version((self.branch, version))
             return dataset
         return lance.dataset(self.root, version=version, storage_options=self.storage_options or None)
@@ -76,10 +79,6 @@ def branch_of(dataset: lance.LanceDataset) -> Optional[str]:
 
 
 def _from_dataset(dataset: lance.LanceDataset, version: int, storage_options: Optional[dict[str, str]]) -> Table:
-    if getattr(dataset, "_namespace_client_managed_versioning", False):
-        raise UnsupportedError(
-            "the versions of this table are managed by its namespace: pilum does not commit through a namespace yet"
-        )
     branch = branch_of(dataset)
     root = dataset.uri.rstrip("/") or "/"
     if branch is not None and root.endswith(f"/tree/{branch}"):

@@ -195,7 +195,8 @@ static int get_numbers(PyObject *dict, struct plm_build_options *o)
                    plm_py_get_u64(dict, "seed", UINT64_MAX, &o->seed) ||
                    plm_py_get_u64(dict, "num_segments", UINT64_MAX, &o->num_segments) ||
                    plm_py_get_bool(dict, "replace", &o->replace) ||
-                   plm_py_get_bool(dict, "restart", &o->restart)
+                   plm_py_get_bool(dict, "restart", &o->restart) ||
+                   plm_py_get_bool(dict, "leave_commit", &o->leave_commit)
                ? -1
                : 0;
 }

@@ -221,6 +221,10 @@ void plm_job_findings_reset(struct plm_job *job);
 
 /* create.c: keeps the report, commits, removes the job's files. *report: plm_string_free(). */
 PLM_MUST_CHECK enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err);
+/* create.c: all of that but the commit, and nothing is removed. *json: plm_string_free(). */
+PLM_MUST_CHECK enum plm_code plm_job_publish(struct plm_job *job, char **json, struct plm_err *err);
+/* finish.c: index files into their place. */
+PLM_MUST_CHECK enum plm_code plm_build_place(struct plm_job *job, struct plm_err *err);
 /* The same for a job that an earlier process committed. */
 PLM_MUST_CHECK enum plm_code
 plm_job_finish_committed(struct plm_job *job, char **report, struct plm_err *err);

@@ -56,6 +56,58 @@ done:
     return rc;
 }
 
+/* ---- a commit that somebody else makes ------------------------------------------------ */
+
+static json_t *hex_json(const uint8_t *bytes, size_t n)
+{
+    char text[2 * 4096 + 1] = "";
+    for (size_t i = 0; i < n && 2 * i + 2 < sizeof text; i++)
+        snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+    return json_string(text);
+}
+
+static json_t *segment_json(const struct plm_new_segment *s)
+{
+    json_t *fragments = json_array();
+    for (size_t i = 0; i < s->n_fragments; i++)
+        json_array_append_new(fragments, json_integer(s->fragments[i]));
+    return json_pack("{s:o, s:o, s:I, s:I}", "uuid", hex_json(s->uuid, 16), "fragments", fragments,
+                     "auxiliary_bytes", (json_int_t)s->auxiliary_bytes, "index_bytes",
+                     (json_int_t)s->index_bytes);
+}
+
+static enum plm_code request_json(const struct plm_commit_request *r, bool resumed, char **out,
+                                  struct plm_err *err)
+{
+    json_t *segments = json_array();
+    for (size_t i = 0; i < r->n_segments; i++)
+        json_array_append_new(segments, segment_json(&r->segments[i]));
+    json_t *root = json_pack("{s:b, s:{s:o, s:s, s:i, s:I, s:I, s:o, s:b, s:o}}", "resumed", (int)resumed,
+                             "transaction", "uuid",
+                             hex_json(r->transaction_uuid, 16), "name", r->index_name, "field",
+                             (int)r->field_id, "read_version", (json_int_t)r->read_version,
+                             "created_at_ms", (json_int_t)r->created_at_ms, "details",
+                             hex_json(r->details.data, r->details.len), "replace", (int)r->replace,
+                             "segments", segments);
+    return plm_json_string(root, out, err);
+}
+
+enum plm_code plm_job_publish(struct plm_job *job, char **json, struct plm_err *err)
+{
+    struct plm_commit_request request;
+    struct plm_buf details;
+    enum plm_code rc = PLM_OK;
+
+    plm_buf_init(&details, job->ctx, 4096);
+    PLM_TRY(keep_report(job, err));
+    PLM_TRY(plm_job_commit_request(job, &details, &request, err));
+    PLM_TRY(plm_build_place(job, err));
+    PLM_TRY(request_json(&request, job->resumed, json, err));
+done:
+    plm_buf_reset(&details);
+    return rc;
+}
+
 static enum plm_code run_phases(struct plm_job *job, const struct plm_build_options *options,
                                 char **report, struct plm_err *err)
 {
@@ -65,7 +117,7 @@ static enum plm_code run_phases(struct plm_job *job, const struct plm_build_opti
     PLM_TRY(plm_build_encode(job, err));
     PLM_TRY(plm_build_merge(job, err));
     PLM_TRY(plm_build_verify(job, options->verify, err));
-    PLM_TRY(plm_job_finish(job, report, err));
+    PLM_TRY(options->leave_commit ? plm_job_publish(job, report, err) : plm_job_finish(job, report, err));
 done:
     return rc;
 }

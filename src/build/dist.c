@@ -283,6 +283,20 @@ static enum plm_code call_finish(struct plm_dist *d, const struct plm_dist_args 
     return add_report(d, false, answer, err);
 }
 
+static enum plm_code call_publish(struct plm_dist *d, const struct plm_dist_args *args,
+                                  struct plm_buf *answer, struct plm_err *err)
+{
+    char *json = NULL;
+    enum plm_code rc = PLM_OK;
+
+    (void)args;
+    PLM_TRY(plm_job_publish(&d->job, &json, err));
+    PLM_TRY(plm_buf_add(answer, json, strlen(json), err));
+done:
+    plm_string_free(json);
+    return rc;
+}
+
 static enum plm_code call_finish_committed(struct plm_dist *d, const struct plm_dist_args *args,
                                            struct plm_buf *answer, struct plm_err *err)
 {
@@ -299,6 +313,7 @@ static const struct plm_dist_entry own_calls[] = {
     {"account", call_account, 6, 0},
     {"usage", call_usage, 0, 0},
     {"finish", call_finish, 0, 0},
+    {"publish", call_publish, 0, 0},
     {"finish_committed", call_finish_committed, 0, 0},
     {NULL, NULL, 0, 0},
 };

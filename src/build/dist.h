@@ -29,6 +29,7 @@
  *   verify_answer (; answer)                   verify_end ()
  *   seconds (phase 0..4, microseconds)         account (bytes read, written, get, put, list, retried)
  *   finish () -> report                        finish_committed () -> report
+ *   publish () -> JSON, for a commit that somebody else makes (leave_commit in pilum.h)
  *
  * Calls of a worker
  *

@@ -66,6 +66,15 @@ done:
     return rc;
 }
 
+enum plm_code plm_build_place(struct plm_job *job, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    for (size_t i = 0; i < job->plan.n_segments; i++)
+        PLM_TRY(place_segment(job, i, err));
+done:
+    return rc;
+}
+
 enum plm_code plm_build_commit(struct plm_job *job, struct plm_err *err)
 {
     double began = plm_now_seconds();
@@ -76,8 +85,7 @@ enum plm_code plm_build_commit(struct plm_job *job, struct plm_err *err)
     plm_buf_init(&details, job->ctx, 4096);
     plm_progress_begin(job->ctx, "commit", 1, "versions");
     PLM_TRY(plm_job_commit_request(job, &details, &request, err));
-    for (size_t i = 0; i < job->plan.n_segments; i++)
-        PLM_TRY(place_segment(job, i, err));
+    PLM_TRY(plm_build_place(job, err));
     rc = plm_commit_index(job->table_store, job->table.branch, &request, &job->version_committed, err);
     if (rc != PLM_OK && rc != PLM_RETRY) /* RETRY: it may be in after all */
         take_back(job);

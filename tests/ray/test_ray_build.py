@@ -13,6 +13,7 @@ import pytest
 import ray
 from ray_helpers import index_bytes, neighbours, vectors, write_table
 
+import pilum
 import pilum.ray
 
 TYPES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
@@ -173,6 +174,24 @@ def test_directory_namespace(tmp_path):
                                 namespace_impl="dir", namespace_properties={"root": str(tmp_path)},
                                 table_id=["named"])
     assert lance.dataset(path).version == ds.version == 2
+
+
+@pytest.mark.parametrize("index_type", [pytest.param("IVF_SQ", marks=pytest.mark.full), "IVF_PQ"])
+def test_namespace_that_manages_versions(table, threads_engine, tmp_path, index_type):
+    import lance_namespace
+
+    properties = {"root": str(tmp_path / "root"), "manifest_enabled": "true", "table_version_tracking_enabled": "true"}
+    namespace = lance_namespace.connect("dir", properties)
+    source = lance.dataset(table())
+    lance.write_dataset(source.to_table(), namespace_client=namespace, table_id=["t"], mode="create",
+                        max_rows_per_file=10_000)
+    ds = pilum.ray.create_index(None, "vec", index_type, num_workers=2, num_partitions=20, progress="none",
+                                namespace_impl="dir", namespace_properties=properties, table_id=["t"])
+    known = namespace.list_table_versions(lance_namespace.ListTableVersionsRequest(id=["t"])).versions
+    assert ds.version == 2 and sorted(v.version for v in known) == [1, 2]
+    assert index_bytes(ds.uri) == threads_engine("small", index_type, "--num-partitions", 20)
+    assert not (Path(ds.uri) / "_pilum").exists()
+    assert pilum.last_report()["ray"]["num_workers"] == 2 and not pilum.last_report()["resumed"]
 
 
 def test_spilled_sample(table, threads_engine, tmp_path):

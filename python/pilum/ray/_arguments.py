@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pilum._columns import names_of
+from pilum._managed import is_managed
 
 BUILT = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
 KNOWN = (*BUILT, "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_PQ", "IVF_HNSW_SQ")
@@ -106,11 +107,6 @@ def _describe(namespace_impl: str, properties: dict[str, str] | None, table_id: 
     described = client.describe_table(lance_namespace.DescribeTableRequest(id=table_id))
     if described.location is None:
         raise ValueError(f"the namespace gives no location for table {table_id}")
-    if getattr(described, "managed_versioning", None):
-        raise NotImplementedError(
-            f"the versions of table {table_id} are managed by its namespace ({namespace_impl}): pilum does not "
-            "commit through a namespace yet"
-        )
     return client, described
 
 
@@ -128,11 +124,13 @@ def open_table(uri: str | os.PathLike[str] | lance.LanceDataset | None, storage_
         client, described = _describe(namespace_impl, namespace_properties, table_id)
         uri = described.location
         options.update(described.storage_options or {})
-        extra = {"namespace_client": client, "table_id": table_id}
+        extra = {"namespace_client": client, "table_id": table_id,
+                 "namespace_client_managed_versioning": getattr(described, "managed_versioning", None) is True}
     arguments = {**_open_arguments(options, block_size), **extra}
     dataset = lance.LanceDataset(os.fspath(uri), **arguments)
     root, branch = _branch_of(dataset)
-    return Table(dataset, _local(root), branch, 0, options, arguments)
+    version = dataset.version if is_managed(dataset) else 0
+    return Table(dataset, _local(root), branch, version, options, arguments)
 
 
 def _open_arguments(options: dict[str, str], block_size: int | None) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class Build:
         self.threads = threads
         self.facts = driver.json("facts")
 
-    def run(self, verify: str) -> dict[str, Any]:
-        """Everything from training to the commit; the report."""
+    def run(self, verify: str, end: str = "finish") -> dict[str, Any]:
+        """Everything from training to the commit; the report. ``end="publish"``: but the commit, and what it takes."""
         if not self.facts["trained"]:
             with self._phase("train"):
                 self._train()
@@ -66,7 +66,7 @@ class Build:
                 self._verify(verify == "full")
         self._account()
         self.view.begin("commit", 1, "versions")
-        return self.driver.json("finish")
+        return self.driver.json(end)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -14,7 +14,8 @@ import lance
 import ray
 
 from pilum import _core
-from pilum._errors import UnsupportedError
+from pilum._errors import InternalError, UnsupportedError
+from pilum._managed import commit, is_managed
 from pilum.ray import _arguments as arguments
 from pilum.ray._build import Build, Driver
 from pilum.ray._matrices import with_matrices
@@ -186,6 +187,7 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
         ray.init()
     n = number_of_workers(num_workers)
     size = worker_size(n, ray_remote_args, memory_budget, threads)
+    managed = is_managed(table.dataset)
     view.begin("plan", 0, "fragments", "starting workers")
     pool = Pool(n, size, work_dir, view.tick)
     try:
@@ -206,9 +208,11 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
             facts = driver.json("facts")
             worker_options = ray.put({**options, "restart": False})
             pool.join(table.reference(facts["version"]), worker_options, driver("plan"), facts["kernels"])
-            result = Build(driver, pool, view, size.threads).run(verify)
+            result = Build(driver, pool, view, size.threads).run(verify, "publish" if managed else "finish")
         finally:
             dist.close()
+        if managed:
+            result = _commit_by_namespace(table, context, own.options, n, result)
         result["ray"] = _ray_report(pool, size, time.monotonic() - began, time.process_time() - cpu)
         peaks = [w["peak_rss_bytes"] for w in result["ray"]["workers"]]
         result["resources"]["peak_rss_bytes"] = max([result["resources"]["peak_rss_bytes"], *peaks])
@@ -216,6 +220,20 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
     finally:
         view.close()
         pool.close()
+
+
+def _commit_by_namespace(table: arguments.Table, context: Any, options: dict[str, Any], n_workers: int,
+                         published: dict[str, Any]) -> dict[str, Any]:
+    """pylance commits; the core finds it in, and ends the job. The report."""
+    commit(table.dataset, published["transaction"])
+    dist, committed = _core.dist_open(context, table.reference(), {**options, "restart": False}, n_workers)
+    try:
+        if not committed:
+            raise InternalError("the commit through the namespace is not found in the table")
+        result = Driver(dist).json("finish_committed")
+    finally:
+        dist.close()
+    return {**result, "resumed": published["resumed"]}
 
 
 def _ray_report(pool: Pool, size: Any, seconds: float, coordinator_cpu: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def copied_column(error: UnsupportedError, table: Table, options: dict[str, Any]
                   view: View) -> dict[str, Any]:
     """Options of a build that reads a copy, which is made here; ``error`` again where that is of no help."""
     column = options["column"].decode()
-    if not stream.can_be_streamed(table.dataset, column):
+    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.dataset, column):
         raise error
     try:
         preview = with_matrices({**options, "column_copy": b""})
@@ -45,7 +45,7 @@ def copied_column(error: UnsupportedError, table: Table, options: dict[str, Any]
 
 
 def _folder(source: stream.Source, name: str) -> str:
-    if "://" not in source.uri:
+    if "://" not in source.uri.removeprefix("file://"):
         return stream.local_folder(source, None, name)
     below = f"/tree/{source.branch}" if source.branch else ""
     return f"{source.uri.rstrip('/')}{below}/_pilum/{name}"
