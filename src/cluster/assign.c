@@ -2,8 +2,9 @@
  *
  * The kernels give each row's best and second-best value in fp32. Where these lie further apart
  * than the error bound of assign_exact.c allows, the best is the answer; otherwise, in one row of
- * a thousand or fewer, the candidates are compared in float64. In front of it, where it pays, runs
- * the filter of assign_head.c, which compares its few candidates in float64 at once.
+ * a thousand or fewer, the candidates are compared in float64. In front of it, where it pays, runs a
+ * filter (assign_head.c, assign_bytes.c), whose few candidates are estimated in fp32 one by one
+ * and compared in float64 where these estimates do not decide.
  */
 #include "cluster/assign.h"
 
@@ -61,13 +62,13 @@ size_t plm_assigner_bytes(size_t k, size_t dim)
     size_t a_place = dim * sizeof(float) + sizeof(uint32_t) + sizeof(double) + sizeof(float);
 
     /* and while it is made: 16 bytes per centroid to find copies, a few rows */
-    return padded(k) * (a_place + 16) + dim * 16 + plm_head_bytes(k, dim) + 4096;
+    return padded(k) * (a_place + 16) + dim * 16 + plm_filter_bytes(k, dim) + 4096;
 }
 
 size_t plm_assign_scratch_bytes(size_t k, size_t dim)
 {
     return 2 * PLM_BLOCK_ROWS * dim * sizeof(float) +
-           (PLM_TIE_ROWS + 1) * padded(k) * sizeof(float) +
+           (PLM_TIE_ROWS + 3) * padded(k) * sizeof(float) +
            (PLM_BLOCK_ROWS + PLM_TIE_ROWS) * HEAD_ROW_BYTES + 16384;
 }
 
@@ -82,6 +83,7 @@ void plm_assign_scratch_reset(struct plm_assign_scratch *scratch)
         plm_free(scratch->ctx, block->head_rows);
         plm_free(scratch->ctx, block->head_packed);
         plm_free(scratch->ctx, block->places);
+        plm_free(scratch->ctx, block->least);
     }
     plm_free(scratch->ctx, scratch->packed);
     plm_free(scratch->ctx, scratch->values);
@@ -100,6 +102,7 @@ static enum plm_code make_block(struct plm_ctx *ctx, size_t dim, size_t n_places
     PLM_TRY(plm_alloc(ctx, &block->head_rows, PLM_BLOCK_ROWS, HEAD_ROW_BYTES, err));
     PLM_TRY(plm_alloc(ctx, &block->head_packed, PLM_TIE_ROWS, HEAD_ROW_BYTES, err));
     PLM_TRY(plm_alloc(ctx, &block->places, n_places, sizeof *block->places, err));
+    PLM_TRY(plm_alloc(ctx, &block->least, n_places, sizeof *block->least, err));
     block->dim = dim;
     block->n_places = n_places;
 done:
@@ -140,13 +143,13 @@ static void exact_distances(const struct plm_assigner *assigner, const float *ro
     const struct plm_kernels *kernels = assigner->ctx->kernels;
     size_t dim = assigner->dim;
 
-    for (size_t i = 0; i < n; i++) {
-        const float *centroid = assigner->centroids + (size_t)ids[i] * dim;
-
-        distances[i] = assigner->metric == PLM_DOT
-                           ? 1 - kernels->dot_exact(rows + i * dim, centroid, dim)
-                           : kernels->l2_exact(rows + i * dim, centroid, dim);
+    if (assigner->metric != PLM_DOT) {
+        kernels->l2_pairs(rows, dim, assigner->centroids, ids, n, dim, distances);
+        return;
     }
+    kernels->dot_pairs(rows, dim, assigner->centroids, ids, n, dim, distances);
+    for (size_t i = 0; i < n; i++)
+        distances[i] = 1 - distances[i];
 }
 
 enum plm_code
@@ -154,17 +157,16 @@ plm_assign(const struct plm_assigner *assigner, const float *rows, size_t n, uin
            double *distances, struct plm_assign_scratch *scratch, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    const struct plm_head *head;
 
     PLM_TRY(plm_check_cancel(assigner->ctx, err));
     PLM_TRY(fit_scratch(assigner, scratch, err));
-    head = plm_filter_head(assigner, rows, n, ids, scratch);
     for (size_t first = 0; first < n; first += PLM_BLOCK_ROWS) {
         size_t n_rows = plm_min_size(PLM_BLOCK_ROWS, n - first);
         const float *block = rows + first * assigner->dim;
+        struct plm_way way = plm_filter_way(assigner, block, n - first, ids + first, scratch);
 
         PLM_TRY(plm_check_cancel(assigner->ctx, err));
-        plm_assign_block(assigner, head, block, n_rows, ids + first, scratch);
+        plm_assign_block(assigner, way, block, n_rows, ids + first, scratch);
         if (distances)
             exact_distances(assigner, block, n_rows, ids + first, distances + first);
     }

@@ -22,83 +22,71 @@ static void project_rows(const struct plm_assigner *assigner, const struct plm_h
     for (size_t i = 0; i < n; i++) {
         float *row = block->head_rows + i * len;
 
-        if (plm_head_takes(assigner, block->norms[i]))
+        if (block->taken[i])
             plm_head_finish_row(assigner, head, block->norms[i], row);
         else
             memset(row, 0, len * sizeof *row);
     }
 }
 
-/* The candidate with the least bound moves to the end of the list. */
-static size_t take_least(uint32_t *places, size_t n, const float *bounds)
+/* Whatever the way needs of the whole block; bytes go where packed rows were. */
+static void prepare_rows(const struct plm_assigner *assigner, struct plm_way way,
+                         const float *framed, size_t n, struct plm_assign_scratch *scratch)
 {
-    size_t least = 0;
-    uint32_t place;
+    struct plm_assign_block *block = scratch->more;
+    size_t dim = assigner->dim;
 
-    for (size_t i = 1; i < n; i++)
-        if (bounds[places[i]] < bounds[places[least]])
-            least = i;
-    place = places[least];
-    places[least] = places[n - 1];
-    return place;
+    for (size_t i = 0; i < n; i++)
+        block->taken[i] = plm_bound_takes(assigner, block->norms[i]);
+    if (way.head)
+        project_rows(assigner, way.head, block, framed, n, scratch->packed);
+    if (way.bytes)
+        plm_bytes_rows(assigner, way.bytes, way.head ? block->head_rows : framed,
+                       way.head ? way.head->rank + 2 : dim, n, block->norms,
+                       (uint8_t *)scratch->packed, block->byte_terms, block->taken);
 }
 
-/* Bounds of all centroids -> the id; false when the bounds exclude too few of them. */
-static bool settle_by_bounds(const struct plm_assigner *assigner, const float *row, double norm,
-                             const float *bounds, uint32_t *places, uint32_t *id)
-{
-    const struct plm_kernels *kernels = assigner->ctx->kernels;
-    float least_bound, greatest_bound, limit;
-    double least;
-    size_t n, winner;
-
-    kernels->min_max(bounds, assigner->n_packed, &least_bound, &greatest_bound);
-    if (kernels->at_most(bounds, assigner->n_packed, least_bound, places) == 0)
-        return false;
-    winner = places[0];
-    least = plm_assign_exact(assigner, row, winner);
-    limit = plm_head_limit(assigner, norm, least);
-    n = kernels->at_most(bounds, assigner->n_packed, limit, places);
-    if (n > plm_max_size(16, assigner->n_packed / 8))
-        return false;
-    for (; n > 0; n--) {
-        size_t j = take_least(places, n, bounds);
-        double value;
-
-        if (bounds[j] > limit)
-            break;
-        value = plm_assign_exact(assigner, row, j);
-        if (value < least || (value == least && j < winner)) {
-            least = value;
-            winner = j;
-            limit = plm_head_limit(assigner, norm, least);
-        }
-    }
-    *id = assigner->ids[winner];
-    return true;
-}
-
-/* Rows settled by the head; the others go on the list of things to do. */
-static void filter_rows(const struct plm_assigner *assigner, const struct plm_head *head,
-                        const float *rows, const float *framed, size_t n, uint32_t *ids,
-                        struct plm_assign_scratch *scratch)
+/* Bounds of rows first .. first + n - 1, PLM_TIE_ROWS of them at most. */
+static void bound_rows(const struct plm_assigner *assigner, struct plm_way way, size_t first,
+                       size_t n, struct plm_assign_scratch *scratch)
 {
     const struct plm_kernels *kernels = assigner->ctx->kernels;
     struct plm_assign_block *block = scratch->more;
-    size_t len = head->rank + 2, stride = assigner->n_panels * PLM_PANEL;
+    size_t stride = assigner->n_panels * PLM_PANEL;
 
-    project_rows(assigner, head, block, framed, n, scratch->packed);
+    if (way.bytes) {
+        kernels->byte_bounds((const uint8_t *)scratch->packed + first * way.bytes->len,
+                             block->byte_terms + first * PLM_BYTE_ROW_TERMS, n, way.bytes->panels,
+                             way.bytes->offsets, way.bytes->terms, assigner->n_panels,
+                             way.bytes->len, scratch->values, stride);
+    } else {
+        size_t len = way.head->rank + 2;
+
+        kernels->pack_rows(block->head_rows + first * len, len, n, len, block->head_packed);
+        kernels->values(block->head_packed, n, way.head->panels, way.head->half_norms,
+                        assigner->n_panels, len, scratch->values, stride);
+    }
+}
+
+/* Rows settled by bounds; the others go on the list of things to do. */
+static void filter_rows(const struct plm_assigner *assigner, struct plm_way way,
+                        const float *rows, const float *framed, size_t n, uint32_t *ids,
+                        struct plm_assign_scratch *scratch)
+{
+    struct plm_assign_block *block = scratch->more;
+    size_t stride = assigner->n_panels * PLM_PANEL;
+
+    prepare_rows(assigner, way, framed, n, scratch);
     block->n_todo = 0;
     for (size_t first = 0; first < n; first += PLM_TIE_ROWS) {
         size_t n_some = plm_min_size(PLM_TIE_ROWS, n - first);
 
-        kernels->pack_rows(block->head_rows + first * len, len, n_some, len, block->head_packed);
-        kernels->values(block->head_packed, n_some, head->panels, head->half_norms,
-                        assigner->n_panels, len, scratch->values, stride);
+        bound_rows(assigner, way, first, n_some, scratch);
         for (size_t i = first; i < first + n_some; i++)
-            if (!plm_head_takes(assigner, block->norms[i]) ||
-                !settle_by_bounds(assigner, rows + i * assigner->dim, block->norms[i],
-                                  scratch->values + (i - first) * stride, block->places, &ids[i]))
+            if (!block->taken[i] ||
+                !plm_settle_by_bounds(assigner, rows + i * assigner->dim, block->norms[i],
+                                      scratch->values + (i - first) * stride, block->places,
+                                      block->least, &ids[i]))
                 block->todo[block->n_todo++] = i;
     }
 }
@@ -197,21 +185,30 @@ static void settle_todo(const struct plm_assigner *assigner, const float *rows,
     settle_open(assigner, block, scratch, rows, framed, ids);
 }
 
-void plm_assign_block(const struct plm_assigner *assigner, const struct plm_head *head,
-                      const float *rows, size_t n, uint32_t *ids,
-                      struct plm_assign_scratch *scratch)
+/* With the frame the identity, `rows` themselves; in any case the norms. */
+static const float *frame_rows(const struct plm_assigner *assigner, const float *rows, size_t n,
+                               struct plm_assign_block *block)
+{
+    bool is_framed = assigner->origin || assigner->scale != 1;
+
+    assigner->ctx->kernels->frame_rows(rows, n, assigner->dim, assigner->origin, assigner->scale,
+                                       is_framed ? block->framed : NULL, block->norms);
+    return is_framed ? block->framed : rows;
+}
+
+void plm_assign_block(const struct plm_assigner *assigner, struct plm_way way, const float *rows,
+                      size_t n, uint32_t *ids, struct plm_assign_scratch *scratch)
 {
     struct plm_assign_block *block = scratch->more;
-    size_t dim = assigner->dim;
-    const float *framed = plm_assigner_frame(assigner, rows, n, block->framed);
+    const float *framed = frame_rows(assigner, rows, n, block);
 
     for (size_t i = 0; i < n; i++) {
-        block->norms[i] = sqrt(assigner->ctx->kernels->norm2(framed + i * dim, dim));
+        block->norms[i] = sqrt(block->norms[i]);
         block->todo[i] = block->follows[i] = i;
     }
     block->n_todo = n;
-    if (head)
-        filter_rows(assigner, head, rows, framed, n, ids, scratch);
+    if (way.head || way.bytes)
+        filter_rows(assigner, way, rows, framed, n, ids, scratch);
     if (block->n_todo > 0)
         settle_todo(assigner, rows, framed, n, ids, scratch);
     for (size_t i = 0; i < n; i++)

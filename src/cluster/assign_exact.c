@@ -71,6 +71,60 @@ double plm_assign_exact(const struct plm_assigner *assigner, const float *row, s
     return kernels->l2_exact(row, centroid, assigner->dim);
 }
 
+/* How far an estimate may be from plm_assign_exact(): of l2_near relative to it, of dot_near
+ * absolute; twice the bound of simd.h, which pays for float64's own rounding and this formula's. */
+static void near_margins(const struct plm_assigner *assigner, double row_norm, double norm,
+                         double *relative, double *absolute)
+{
+    double e = 2 * plm_near_error(assigner->dim);
+
+    *absolute = (double)assigner->dim * 0x1p-124;
+    *relative = e;
+    if (assigner->metric == PLM_DOT) {
+        *relative = 0;
+        *absolute += e * row_norm * norm;
+    }
+}
+
+/* NEAR_MOST places at a time. */
+#define NEAR_MOST 16
+
+static void near_some(const struct plm_assigner *assigner, const float *row, double row_norm,
+                      const uint32_t *places, size_t n, double *least, double *most)
+{
+    const struct plm_kernels *kernels = assigner->ctx->kernels;
+    uint32_t ids[NEAR_MOST];
+    float values[NEAR_MOST];
+
+    for (size_t i = 0; i < n; i++)
+        ids[i] = assigner->ids[places[i]];
+    (assigner->metric == PLM_DOT ? kernels->dot_near
+                                 : kernels->l2_near)(row, assigner->centroids, ids, n,
+                                                     assigner->dim, values);
+    for (size_t i = 0; i < n; i++) {
+        double value = assigner->metric == PLM_DOT ? -(double)values[i] : (double)values[i];
+        double relative, absolute;
+
+        near_margins(assigner, row_norm, assigner->norms[places[i]], &relative, &absolute);
+        least[i] = value - absolute - relative * fabs(value);
+        most[i] = value + absolute + relative * fabs(value);
+    }
+}
+
+void plm_assign_near(const struct plm_assigner *assigner, const float *row, double row_norm,
+                     const uint32_t *places, size_t n, double *least, double *most)
+{
+    /* Another scale means values that fp32 may not square. */
+    if (assigner->scale != 1) {
+        for (size_t i = 0; i < n; i++)
+            least[i] = most[i] = plm_assign_exact(assigner, row, places[i]);
+        return;
+    }
+    for (size_t i = 0; i < n; i += NEAR_MOST)
+        near_some(assigner, row, row_norm, places + i, plm_min_size(NEAR_MOST, n - i), least + i,
+                  most + i);
+}
+
 uint32_t plm_assign_brute(const struct plm_assigner *assigner, const float *row)
 {
     double least = plm_assign_exact(assigner, row, 0);

@@ -1,9 +1,10 @@
-/* assign_filter.c - whether the head and tail filter pays, found out by trying.
+/* assign_filter.c - which filter pays, found out by trying.
  *
- * Preparing it takes as long as assigning some thousand rows without it, so it waits until that
- * many rows have gone by: at worst the cost about doubles, whatever number is still to come. Then
- * the call at hand times the fp32 path and several ranks on its first rows. Every path gives
- * the same answer, so time may decide.
+ * First comes the byte filter, whose preparation is cheap, then the head, whose preparation takes
+ * as long as assigning some thousand rows. Each waits until so many rows have gone by that it would
+ * have paid: at worst the cost about doubles, whatever number is still to come. Then the call at
+ * hand times it on its first rows, against the best so far. Every way gives the same answer, so
+ * time may decide.
  */
 #include <time.h>
 
@@ -12,13 +13,20 @@
 #define MIN_CENTROIDS 128
 #define MIN_DIM 64
 #define PILOT_ROWS (2 * PLM_BLOCK_ROWS)
+#define BYTES_AFTER 192       /* rows: quantizing K centroids takes as long as some hundred rows in fp32 */
+#define HEAD_IN_BYTES_FROM 512 /* centroids, below which the product with a head is a minor part */
+#define CLEARLY 0.95           /* of the time of the best so far, or there is no change */
 
-enum state { WAITING, TRYING, READY, OFF };
+enum state { WAITING, TRYING_BYTES, BYTES_TRIED, TRYING_HEAD, SETTLED };
 
 struct plm_filter {
     atomic_int state;
     atomic_size_t n_seen;
-    struct plm_head head; /* written while TRYING by one thread, read when READY */
+    /* Written by the one thread that tries; read by others in a later state only. */
+    struct plm_bytes bytes, head_bytes;
+    struct plm_head head;
+    struct plm_way first, last; /* in the states BYTES_TRIED and TRYING_HEAD; SETTLED */
+    double plain_seconds, best_seconds;
 };
 
 enum plm_code plm_filter_create(struct plm_assigner *assigner, struct plm_err *err)
@@ -34,25 +42,30 @@ done:
     return rc;
 }
 
+static void reset_all(const struct plm_assigner *assigner)
+{
+    plm_bytes_reset(assigner, &assigner->filter->bytes);
+    plm_bytes_reset(assigner, &assigner->filter->head_bytes);
+    plm_head_reset(assigner, &assigner->filter->head);
+}
+
 void plm_filter_destroy(struct plm_assigner *assigner)
 {
     if (assigner->filter)
-        plm_head_reset(assigner, &assigner->filter->head);
+        reset_all(assigner);
     plm_free(assigner->ctx, assigner->filter);
     assigner->filter = NULL;
 }
 
-/* Rows whose fp32 assignment, K * dim multiply-adds each, costs what preparation costs. That is
- * seven products of the sampled centroids with all axes, and four Gram-Schmidt passes, whose
- * 128^2 dim terms in double take about 50 times as long as a multiply-add of the kernels
- * (measured: 0.25 s for K = 1,000, dim = 2,048, when a row took 45 us). */
-static size_t rows_worth_preparing(const struct plm_assigner *assigner)
+size_t plm_filter_bytes(size_t k, size_t dim)
 {
-    size_t n_sampled = plm_min_size(assigner->n_packed, PLM_HEAD_SAMPLE);
-    size_t per_dim = PLM_HEAD_MAX * (7 * n_sampled + 4 * PLM_HEAD_MAX * 50);
-
-    return plm_max_size(1024, per_dim / assigner->n_packed);
+    if (k < MIN_CENTROIDS || dim < MIN_DIM)
+        return 0;
+    return plm_head_bytes(k, dim) + plm_bytes_bytes(k, dim) + plm_bytes_bytes(k, PLM_HEAD_MAX) +
+           sizeof(struct plm_filter);
 }
+
+/* ---- trials ------------------------------------------------------------------------------ */
 
 /* Of this thread alone: others may be using the processor. */
 static double cpu_seconds(void)
@@ -63,108 +76,190 @@ static double cpu_seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* The rows of the call at hand, and where their answers go. */
+struct pilot {
+    const struct plm_assigner *assigner;
+    const float *rows;
+    size_t n;
+    uint32_t *ids;
+    struct plm_assign_scratch *scratch;
+};
+
 /* Processor seconds for a pass over the pilot rows, the better of two. */
-static double time_pass(const struct plm_assigner *assigner, const struct plm_head *head,
-                        const float *rows, size_t n, uint32_t *ids,
-                        struct plm_assign_scratch *scratch)
+static double time_pass(const struct pilot *pilot, struct plm_way way)
 {
     double best = 0;
 
     for (int run = 0; run < 2; run++) {
         double began = cpu_seconds(), seconds;
 
-        for (size_t first = 0; first < n; first += PLM_BLOCK_ROWS)
-            plm_assign_block(assigner, head, rows + first * assigner->dim,
-                             plm_min_size(PLM_BLOCK_ROWS, n - first), ids + first, scratch);
+        for (size_t first = 0; first < pilot->n; first += PLM_BLOCK_ROWS)
+            plm_assign_block(pilot->assigner, way, pilot->rows + first * pilot->assigner->dim,
+                             plm_min_size(PLM_BLOCK_ROWS, pilot->n - first), pilot->ids + first,
+                             pilot->scratch);
         seconds = cpu_seconds() - began;
         best = run == 0 || seconds < best ? seconds : best;
     }
     return best;
 }
 
-/* The rank that took least time, or 0 when none is clearly faster than fp32 alone. */
-static size_t try_ranks(const struct plm_assigner *assigner, struct plm_head *head,
-                        const float *rows, size_t n, uint32_t *ids,
-                        struct plm_assign_scratch *scratch)
+/* A filter is an extra: if memory for it is short, there is none. */
+static void try_bytes(const struct pilot *pilot)
+{
+    struct plm_filter *filter = pilot->assigner->filter;
+    struct plm_way way = {.bytes = &filter->bytes};
+    double seconds;
+
+    filter->plain_seconds = filter->best_seconds =
+        time_pass(pilot, (struct plm_way){0}) / (double)pilot->n;
+    if (plm_bytes_create(pilot->assigner, NULL, &filter->bytes, NULL) != PLM_OK)
+        return;
+    seconds = time_pass(pilot, way) / (double)pilot->n;
+    if (seconds < CLEARLY * filter->best_seconds) {
+        filter->best_seconds = seconds;
+        filter->first = way;
+    }
+}
+
+/* The rank that took least time, or 0 when none is clearly faster than the best so far. */
+static size_t try_ranks(const struct pilot *pilot, double *best)
 {
     static const size_t ranks[] = {32, 48, 64, 80, 96, 128};
+    struct plm_head *head = &pilot->assigner->filter->head;
     size_t best_rank = 0;
-    double best = 0.9 * time_pass(assigner, NULL, rows, n, ids, scratch);
 
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
         double seconds;
 
-        if (2 * ranks[i] > assigner->dim || !plm_head_set_rank(assigner, head, ranks[i]))
+        if (2 * ranks[i] > pilot->assigner->dim ||
+            !plm_head_set_rank(pilot->assigner, head, ranks[i]))
             break;
-        seconds = time_pass(assigner, head, rows, n, ids, scratch);
-        if (seconds < best) {
-            best = seconds;
+        seconds = time_pass(pilot, (struct plm_way){.head = head}) / (double)pilot->n;
+        if (seconds < CLEARLY * *best) {
+            *best = seconds;
             best_rank = ranks[i];
         }
     }
     return best_rank;
 }
 
-/* The filter is an extra: if memory for it is short, there is none. */
-static enum state prepare(const struct plm_assigner *assigner, const float *rows, size_t n,
-                          uint32_t *ids, struct plm_assign_scratch *scratch)
+/* The head as it is, in bytes too: with many centroids its product is what takes the time. */
+static void try_head_in_bytes(const struct pilot *pilot, double best)
 {
-    struct plm_head *head = &assigner->filter->head;
-    size_t rank;
+    struct plm_filter *filter = pilot->assigner->filter;
+    struct plm_way way = {&filter->head, &filter->head_bytes};
 
-    if (plm_head_create(assigner, head, NULL) != PLM_OK)
-        return OFF;
-    rank = try_ranks(assigner, head, rows, plm_min_size(n, PILOT_ROWS), ids, scratch);
-    if (rank == 0 || !plm_head_set_rank(assigner, head, rank)) {
-        plm_head_reset(assigner, head);
-        return OFF;
-    }
-    plm_free(assigner->ctx, head->projections);
-    head->projections = NULL;
-    return READY;
+    if (pilot->assigner->n_packed < HEAD_IN_BYTES_FROM ||
+        plm_bytes_create(pilot->assigner, &filter->head, &filter->head_bytes, NULL) != PLM_OK)
+        return;
+    if (time_pass(pilot, way) / (double)pilot->n < CLEARLY * best)
+        filter->last = way;
+    else
+        plm_bytes_reset(pilot->assigner, &filter->head_bytes);
 }
 
-const struct plm_head *plm_filter_head(const struct plm_assigner *assigner, const float *rows,
-                                       size_t n, uint32_t *ids, struct plm_assign_scratch *scratch)
+static void try_head(const struct pilot *pilot)
+{
+    struct plm_filter *filter = pilot->assigner->filter;
+    double best = time_pass(pilot, filter->first) / (double)pilot->n;
+    size_t rank = 0;
+
+    filter->last = filter->first;
+    if (plm_head_create(pilot->assigner, &filter->head, NULL) != PLM_OK)
+        return;
+    rank = try_ranks(pilot, &best);
+    if (rank == 0 || !plm_head_set_rank(pilot->assigner, &filter->head, rank)) {
+        plm_head_reset(pilot->assigner, &filter->head);
+        return;
+    }
+    plm_free(pilot->assigner->ctx, filter->head.projections);
+    filter->head.projections = NULL;
+    filter->last = (struct plm_way){.head = &filter->head};
+    try_head_in_bytes(pilot, best);
+}
+
+/* ---- when --------------------------------------------------------------------------------- */
+
+/* Rows whose assignment, as fast as it is by now, costs what preparing a head costs: seven products
+ * of the sampled centroids with all axes, and Gram-Schmidt, whose 4 * 128^2 dim terms in double take
+ * about 50 times as long as a multiply-add of the kernels (measured: 0.25 s for K = 1,000, dim =
+ * 2,048, when a row took 45 us in fp32). */
+static size_t rows_worth_a_head(const struct plm_assigner *assigner)
+{
+    const struct plm_filter *filter = assigner->filter;
+    size_t n_sampled = plm_min_size(assigner->n_packed, PLM_HEAD_SAMPLE);
+    double per_dim = PLM_HEAD_MAX * (7.0 * (double)n_sampled + 4.0 * PLM_HEAD_MAX * 50);
+    double rows = per_dim / (double)assigner->n_packed;
+
+    if (filter->best_seconds > 0)
+        rows *= filter->plain_seconds / filter->best_seconds;
+    return plm_max_size(1024, (size_t)rows);
+}
+
+/* Moves from one state to the next, if this call is the one to try. */
+static bool begin(struct plm_filter *filter, int state)
+{
+    return atomic_compare_exchange_strong(&filter->state, &state, state + 1);
+}
+
+struct plm_way plm_filter_way(const struct plm_assigner *assigner, const float *rows, size_t n,
+                              uint32_t *ids, struct plm_assign_scratch *scratch)
 {
     struct plm_filter *filter = assigner->filter;
+    struct pilot pilot = {assigner, rows, plm_min_size(n, PILOT_ROWS), ids, scratch};
     int state;
 
     if (!filter)
-        return NULL;
+        return (struct plm_way){0};
     state = atomic_load(&filter->state);
-    if (state == WAITING && n >= PLM_BLOCK_ROWS &&
-        atomic_load(&filter->n_seen) >= rows_worth_preparing(assigner) &&
-        atomic_compare_exchange_strong(&filter->state, &state, TRYING)) {
-        state = prepare(assigner, rows, n, ids, scratch);
-        atomic_store(&filter->state, state);
+    if (state != SETTLED && n >= PLM_BLOCK_ROWS) {
+        size_t n_seen = atomic_fetch_add(&filter->n_seen, PLM_BLOCK_ROWS);
+
+        if (state == WAITING && n_seen >= BYTES_AFTER && begin(filter, WAITING)) {
+            try_bytes(&pilot);
+            atomic_store(&filter->state, BYTES_TRIED);
+        } else if (state == BYTES_TRIED && n_seen >= rows_worth_a_head(assigner) &&
+                   begin(filter, BYTES_TRIED)) {
+            try_head(&pilot);
+            atomic_store(&filter->state, SETTLED);
+        }
+        state = atomic_load(&filter->state);
     }
-    if (state == WAITING)
-        atomic_fetch_add(&filter->n_seen, n);
-    return state == READY ? &filter->head : NULL;
+    if (state == SETTLED)
+        return filter->last;
+    return state >= BYTES_TRIED ? filter->first : (struct plm_way){0};
 }
 
 bool plm_filter_has_chosen(const struct plm_assigner *assigner)
 {
-    int state = assigner->filter ? atomic_load(&assigner->filter->state) : OFF;
-
-    return state == READY || state == OFF;
+    return !assigner->filter || atomic_load(&assigner->filter->state) == SETTLED;
 }
 
-enum plm_code plm_filter_force(struct plm_assigner *assigner, size_t rank, struct plm_err *err)
+enum plm_code plm_filter_force(struct plm_assigner *assigner, size_t rank, bool in_bytes,
+                               struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_filter *filter = assigner->filter;
+    struct plm_way way = {0};
 
-    if (!filter || rank == 0 || rank > PLM_HEAD_MAX || rank % PLM_PANEL)
+    if (!filter || rank > PLM_HEAD_MAX || rank % PLM_PANEL || 2 * rank > assigner->dim)
         return plm_fail(err, PLM_UNSUPPORTED, "assign: no head of rank %zu here", rank);
-    plm_head_reset(assigner, &filter->head);
-    PLM_TRY(plm_head_create(assigner, &filter->head, err));
-    if (!plm_head_set_rank(assigner, &filter->head, rank)) {
-        atomic_store(&filter->state, OFF);
-        return plm_fail(err, PLM_UNSUPPORTED, "assign: the bounds of rank %zu are too wide", rank);
+    reset_all(assigner);
+    if (rank > 0) {
+        PLM_TRY(plm_head_create(assigner, &filter->head, err));
+        if (!plm_head_set_rank(assigner, &filter->head, rank))
+            PLM_TRY(plm_fail(err, PLM_UNSUPPORTED, "assign: the bounds of rank %zu are too wide",
+                             rank));
+        way.head = &filter->head;
     }
-    atomic_store(&filter->state, READY);
+    if (in_bytes) {
+        PLM_TRY(plm_bytes_create(assigner, way.head, &filter->head_bytes, err));
+        way.bytes = &filter->head_bytes;
+    }
+    filter->last = way;
 done:
+    if (rc != PLM_OK)
+        filter->last = (struct plm_way){0};
+    atomic_store(&filter->state, SETTLED);
     return rc;
 }

@@ -8,7 +8,7 @@
  *
  * 1. Projection. A coordinate is a kernel product: off by g(dim) |a||q_i|. So |H - h| <= eta |a|
  *    with eta = g(dim) sqrt(r (1 + delta)), likewise |F - f| <= eta |b|. Underflow adds
- *    less than 2^-60 |a| for rows that plm_head_takes() and is counted in eta; centroids may be
+ *    less than 2^-60 |a| for rows that plm_bound_takes() and is counted in eta; centroids may be
  *    smaller, see 5.
  * 2. Tail. |a|^2 - t^2 = h'G^-1 h >= |h|^2 / (1 + delta), and |h| >= |H| - eta |a|. So
  *      t^2 <= |a|^2 - max(0, |H| - eta |a|)^2 / (1 + delta),
@@ -31,7 +31,7 @@
  *    2^-120 (dim+8) (1 + |a| + max |b|) in coordinates. With A = |a|^2 as computed
  *      W_j >= L_j - slack,   W_i <= s^2 l2_exact(x, c_i) / 2 - A / 2 + slack,
  *      2 slack = 4u |a|^2 + 2^-110 (dim+8) (1 + |a| + max |b|),
- *    to which plm_head_limit() adds 2^-50 s^2 l2_exact for its own arithmetic in double.
+ *    to which plm_bound_limit() adds 2^-50 s^2 l2_exact for its own arithmetic in double.
  *
  * So L_j > s^2 l2_exact(x, c_i) / 2 - A / 2 + 2 slack means W_j > W_i, and j cannot be the answer
  * nor tie with it. Rows are settled by evaluating, in float64, every centroid that no evaluated one
@@ -47,8 +47,6 @@
 #include "cluster/assign_impl.h"
 
 #define U 0x1p-24
-#define NORM_LEAST 0x1p-60 /* of rows and centroids that are projected */
-#define NORM_MOST 0x1p60
 
 static double rounding(size_t n)
 {
@@ -63,12 +61,12 @@ static float round_up(double v)
 static double eta_of(const struct plm_assigner *assigner, const struct plm_head *head)
 {
     return rounding(assigner->dim) * sqrt((double)head->rank * (1 + head->delta)) * (1 + 0x1p-20) +
-           NORM_LEAST;
+           PLM_NORM_LEAST;
 }
 
-bool plm_head_takes(const struct plm_assigner *assigner, double row_norm)
+bool plm_bound_takes(const struct plm_assigner *assigner, double row_norm)
 {
-    return row_norm >= NORM_LEAST && row_norm <= NORM_MOST && assigner->norm_max <= NORM_MOST;
+    return row_norm >= PLM_NORM_LEAST && row_norm <= PLM_NORM_MOST && assigner->norm_max <= PLM_NORM_MOST;
 }
 
 /* Bound on the norm of what r coordinates leave of a vector: step 2. */
@@ -92,7 +90,7 @@ void plm_head_finish_row(const struct plm_assigner *assigner, const struct plm_h
     head_row[head->rank + 1] = round_up(row_norm * (1 + 0x1p-30));
 }
 
-float plm_head_limit(const struct plm_assigner *assigner, double row_norm, double exact)
+float plm_bound_limit(const struct plm_assigner *assigner, double row_norm, double exact)
 {
     double scale2 = (double)assigner->scale * (double)assigner->scale;
     double slack = 4 * U * row_norm * row_norm + 0x1p-50 * scale2 * fabs(exact) +
@@ -202,7 +200,7 @@ static void set_centroid(const struct plm_assigner *assigner, struct plm_head *h
     size_t len = head->rank + 2;
     float *lane = head->panels + j / PLM_PANEL * PLM_PANEL * len + j % PLM_PANEL;
     double norm = j < assigner->n_packed ? assigner->norms[j] : 0;
-    bool is_tiny = norm < NORM_LEAST;
+    bool is_tiny = norm < PLM_NORM_LEAST;
 
     for (size_t i = 0; i < head->rank; i++)
         lane[i * PLM_PANEL] = is_tiny ? 0 : from[i];
@@ -214,15 +212,16 @@ static void set_centroid(const struct plm_assigner *assigner, struct plm_head *h
 
 bool plm_head_set_rank(const struct plm_assigner *assigner, struct plm_head *head, size_t rank)
 {
-    double eta, c;
+    double eta;
 
     head->rank = rank;
     eta = eta_of(assigner, head);
-    if (head->delta > 0.001 || eta > 0.05 || !(assigner->norm_max <= NORM_MOST))
+    if (head->delta > 0.001 || eta > 0.05 || !(assigner->norm_max <= PLM_NORM_MOST))
         return false;
-    c = (1.01 * head->delta + 2.1 * eta + 3 * rounding(rank + 4) + 4 * U) * (1 + 0x1p-10);
+    head->c =
+        (1.01 * head->delta + 2.1 * eta + 3 * rounding(rank + 4) + 4 * U) * (1 + 0x1p-10);
     for (size_t j = 0; j < assigner->n_panels * PLM_PANEL; j++)
-        set_centroid(assigner, head, j, c);
+        set_centroid(assigner, head, j, head->c);
     return true;
 }
 

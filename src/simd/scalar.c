@@ -4,16 +4,7 @@
 
 #include "simd/simd_tables.h"
 
-/* Where vector tables are tested against this file, the optimizer must not vectorize it too:
- * it would then check itself. Elsewhere this is the only table, and may be made fast. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-vectorize", "no-tree-slp-vectorize")
-#endif
-#if defined(__x86_64__) && defined(__clang__)
-#define PLM_LOOP _Pragma("clang loop vectorize(disable) interleave(disable)")
-#else
-#define PLM_LOOP
-#endif
+PLM_SCALAR_FILE
 
 /* ---- conversions and sums in double -------------------------------------------- */
 
@@ -81,6 +72,68 @@ static double scalar_dot_exact(const float *x, const float *c, size_t n)
     for (size_t i = 0; i < n; i++)
         sums[i % 8] += (double)x[i] * (double)c[i];
     return add_eight(sums);
+}
+
+static void scalar_l2_pairs(const float *rows, size_t row_stride, const float *centroids,
+                            const uint32_t *ids, size_t n, size_t dim, double *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = scalar_l2_exact(rows + i * row_stride, centroids + ids[i] * dim, dim);
+}
+
+static void scalar_dot_pairs(const float *rows, size_t row_stride, const float *centroids,
+                             const uint32_t *ids, size_t n, size_t dim, double *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = scalar_dot_exact(rows + i * row_stride, centroids + ids[i] * dim, dim);
+}
+
+static void scalar_frame_rows(const float *rows, size_t n, size_t dim, const float *origin,
+                              float scale, float *out, double *norms2)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float *row = rows + i * dim;
+
+        PLM_LOOP
+        for (size_t d = 0; out && d < dim; d++)
+            out[i * dim + d] = (origin ? row[d] - origin[d] : row[d]) * scale;
+        norms2[i] = scalar_norm2(out ? out + i * dim : row, dim);
+    }
+}
+
+/* ---- estimates ----------------------------------------------------------------------- */
+
+static float add_eight_floats(const float s[8])
+{
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+static void scalar_l2_near(const float *row, const float *centroids, const uint32_t *ids, size_t n,
+                           size_t dim, float *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float *c = centroids + ids[i] * dim;
+        float sums[8] = {0};
+
+        PLM_LOOP
+        for (size_t d = 0; d < dim; d++)
+            sums[d % 8] += (row[d] - c[d]) * (row[d] - c[d]);
+        out[i] = add_eight_floats(sums);
+    }
+}
+
+static void scalar_dot_near(const float *row, const float *centroids, const uint32_t *ids,
+                            size_t n, size_t dim, float *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float *c = centroids + ids[i] * dim;
+        float sums[8] = {0};
+
+        PLM_LOOP
+        for (size_t d = 0; d < dim; d++)
+            sums[d % 8] += row[d] * c[d];
+        out[i] = add_eight_floats(sums);
+    }
 }
 
 /* ---- packed rows against packed centroids ---------------------------------------- */
@@ -274,6 +327,11 @@ void plm_simd_scalar(struct plm_kernels *table)
         .norm2 = scalar_norm2,
         .l2_exact = scalar_l2_exact,
         .dot_exact = scalar_dot_exact,
+        .l2_pairs = scalar_l2_pairs,
+        .dot_pairs = scalar_dot_pairs,
+        .l2_near = scalar_l2_near,
+        .dot_near = scalar_dot_near,
+        .frame_rows = scalar_frame_rows,
         .nearest = scalar_nearest,
         .values = scalar_values,
         .pack_rows = scalar_pack_rows,
@@ -286,4 +344,5 @@ void plm_simd_scalar(struct plm_kernels *table)
         .grid_add = scalar_grid_add,
         .project = scalar_project,
     };
+    plm_simd_scalar_bytes(table);
 }

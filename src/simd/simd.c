@@ -20,7 +20,7 @@ static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 static const char *const known_names[] = {"scalar", "avx2", "avx512"};
 
 #if defined(__x86_64__)
-enum { HAS_AVX2 = 1, HAS_AVX512 = 2 };
+enum { HAS_AVX2 = 1, HAS_AVX512 = 2, HAS_VNNI = 4 };
 
 /* Register state that the operating system saves: bits of XCR0. The instruction is spelled in
  * assembler because its intrinsic needs a target of its own. */
@@ -49,7 +49,7 @@ static unsigned x86_features(void)
         return 0;
     features = HAS_AVX2;
     if ((state & zmm_state) == zmm_state && (b7 & avx512_bits) == avx512_bits)
-        features |= HAS_AVX512;
+        features |= HAS_AVX512 | (c7 & bit_AVX512VNNI ? HAS_VNNI : 0);
     return features;
 }
 #endif
@@ -66,7 +66,10 @@ static void fill_tables(void)
     }
     if (features & HAS_AVX512) {
         tables[n_tables] = tables[n_tables - 1];
-        plm_simd_avx512(&tables[n_tables++]);
+        plm_simd_avx512(&tables[n_tables]);
+        if (features & HAS_VNNI) /* bounds that only exclude: no result depends on it */
+            plm_simd_avx512_vnni(&tables[n_tables]);
+        n_tables++;
     }
 #endif
 }

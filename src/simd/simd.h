@@ -19,6 +19,18 @@
 
 #define PLM_PQ_LANES 24   /* rows in a PQ group, dimension-major inside it */
 
+/* Geometry of the byte kernels: rows in groups of PLM_GROUP and centroids in panels of PLM_PANEL,
+ * four dimensions of one next to each other, then the next row's or centroid's four. Dimensions
+ * are filled up with zeros to a multiple of PLM_BYTE_DIMS. */
+#define PLM_BYTE_DIMS 8
+#define PLM_BYTE_DIM_MAX 65536 /* sums of products stay below 2^31 */
+#define PLM_BYTE_ROW_TERMS 4
+#define PLM_BYTE_PANEL_TERMS 5
+static inline size_t plm_byte_dims(size_t dim)
+{
+    return (dim + PLM_BYTE_DIMS - 1) / PLM_BYTE_DIMS * PLM_BYTE_DIMS;
+}
+
 struct plm_kernels {
     const char *name; /* "scalar", "avx2", "avx512", ... */
 
@@ -32,6 +44,24 @@ struct plm_kernels {
      * same on every table. */
     double (*l2_exact)(const float *x, const float *c, size_t n);
     double (*dot_exact)(const float *x, const float *c, size_t n);
+    /* The same for n pairs at a time: row i (rows + i * row_stride; a stride of 0 is one row n
+     * times) and centroid ids[i] of centroids [][dim]. Bit for bit what the single calls give. */
+    void (*l2_pairs)(const float *rows, size_t row_stride, const float *centroids,
+                     const uint32_t *ids, size_t n, size_t dim, double *out);
+    void (*dot_pairs)(const float *rows, size_t row_stride, const float *centroids,
+                      const uint32_t *ids, size_t n, size_t dim, double *out);
+    /* Estimates in fp32 of the same for one row and n centroids. With e = plm_near_error(dim):
+     * l2_near is within e |x-c|^2 + dim * 2^-125 of the truth, dot_near within
+     * e |x||c| + dim * 2^-125; not for values that overflow. */
+    void (*l2_near)(const float *row, const float *centroids, const uint32_t *ids, size_t n,
+                    size_t dim, float *out);
+    void (*dot_near)(const float *row, const float *centroids, const uint32_t *ids, size_t n,
+                     size_t dim, float *out);
+    /* out = (rows - origin) * scale, each step rounded, and norms2[i] = norm2 of row i of the
+     * result. origin NULL is 0; with it and a scale of 1, out may be NULL: norms only. rows [n][dim].
+     * Same on every table. */
+    void (*frame_rows)(const float *rows, size_t n, size_t dim, const float *origin, float scale,
+                       float *out, double *norms2);
 
     /* Nearest of K centroids for a block of n <= PLM_BLOCK_ROWS packed rows:
      * value_j = half_norm[j] - x.c_j (the half norms are all 0 for dot); padding centroids have
@@ -49,6 +79,21 @@ struct plm_kernels {
                    size_t stride);
     /* rows [n][row_stride floats] -> groups of PLM_GROUP, zero padded. Same on every table. */
     void (*pack_rows)(const float *rows, size_t row_stride, size_t n, size_t dim, float *packed);
+
+    /* Bytes. A row x becomes scale * q + rest with q whole, |q| <= byte_most (127 or 63), stored
+     * as q + byte_most + 1 (unsigned) for rows [n][row_stride floats], n <= PLM_BLOCK_ROWS:
+     * packed groups, scales[n], rests[n]. rests[i] >= |rest|, in spite of all rounding. */
+    int byte_most;
+    void (*byte_rows)(const float *rows, size_t row_stride, size_t n, size_t dim, uint8_t *packed,
+                      float *scales, float *rests);
+    /* Panels hold q of the centroids (signed), dim a multiple of PLM_BYTE_DIMS and at most
+     * PLM_BYTE_DIM_MAX; offsets [n_panels][16] are -(byte_most + 1) * sum of q. With P the
+     * whole product of a row and a centroid, row_terms r [n][4], panel_terms p [n_panels][5][16]:
+     *     bounds[row * stride + centroid] = p0 - r0 * (p1 * P) - r1 * p2 - r2 * p3 - r3 * p4,
+     * each term off by at most 8 * 2^-24 of its magnitude, or 2^-124 (1 + |r0|). */
+    void (*byte_bounds)(const uint8_t *rows, const float *row_terms, size_t n,
+                        const int8_t *panels, const int32_t *offsets, const float *panel_terms,
+                        size_t n_panels, size_t dim, float *bounds, size_t stride);
 
     /* PQ: n_groups groups of 24 rows, each dsub x 24 floats; codebook [n_codes][dsub] natural
      * order; half_norms [n_codes], n_codes 1..256. Per row: lowest code of the least value
@@ -98,6 +143,14 @@ static inline float plm_dot_error(size_t n)
 {
     double u = (double)n * 0x1p-24;
     return (float)(u / (1 - u) * (1 + 0x1p-20));
+}
+
+/* Bound on the relative error of l2_near and dot_near, whose sums have at least 8 parts:
+ * ceil(n / 8) additions in a part, at most 8 to join parts, 3 for a difference and its square. */
+static inline double plm_near_error(size_t n)
+{
+    double u = (double)(n / 8 + 16) * 0x1p-24;
+    return u / (1 - u) * (1 + 0x1p-20);
 }
 
 #endif

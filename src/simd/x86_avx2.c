@@ -566,6 +566,8 @@ void plm_simd_avx2(struct plm_kernels *table)
     table->sq_l2 = avx2_sq_l2;
     table->grid_add = avx2_grid_add;
     table->project = avx2_project;
+    plm_simd_avx2_near(table);
+    plm_simd_avx2_bytes(table);
 }
 
 #else

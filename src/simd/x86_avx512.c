@@ -280,6 +280,7 @@ void plm_simd_avx512(struct plm_kernels *table)
     table->values = avx512_values;
     table->project = avx512_project;
     table->pq_nearest = avx512_pq_nearest;
+    plm_simd_avx512_sums(table);
 }
 
 #else

@@ -146,10 +146,17 @@ static struct plm_ctx *ctx_new(void)
     return ctx;
 }
 
-/* Calls of different lengths, so that blocks and whatever an assigner learns vary. A rank other
- * than 0 forces the filter; false where it does not exist. */
+/* A filter to force: a head of this rank, in bytes or not. */
+struct forced {
+    bool is_forced;
+    size_t rank;
+    bool in_bytes;
+};
+
+/* Calls of different lengths, so that blocks and whatever an assigner learns vary. False where the
+ * forced filter does not exist. */
 static bool assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum plm_metric metric,
-                             size_t rank, uint32_t *ids, double *distances)
+                             struct forced filter, uint32_t *ids, double *distances)
 {
     enum plm_code forced = PLM_OK;
     struct plm_assigner *assigner = NULL;
@@ -159,8 +166,8 @@ static bool assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum 
     assert_int_equal(plm_assigner_create(ctx, data->centroids, data->k, data->dim, metric,
                                          &assigner, NULL),
                      PLM_OK);
-    if (rank > 0)
-        forced = plm_filter_force(assigner, rank, NULL);
+    if (filter.is_forced)
+        forced = plm_filter_force(assigner, filter.rank, filter.in_bytes, NULL);
     for (; first < data->n && forced == PLM_OK; first += n) {
         n = plm_min_size(plm_min_size(first + 1, 700), data->n - first);
         assert_int_equal(plm_assign(assigner, data->rows + first * data->dim, n, ids + first,
@@ -176,8 +183,25 @@ static bool assign_in_pieces(struct plm_ctx *ctx, const struct data *data, enum 
     return forced == PLM_OK;
 }
 
-/* Every table, without a filter and with a forced one, must give the oracle's ids and
- * distances, bit for bit. */
+static void check_run(struct plm_ctx *ctx, const struct data *data, enum plm_metric metric,
+                      struct forced filter, const uint32_t *want, const double *distances,
+                      uint32_t *ids, double *got)
+{
+    memset(ids, 0xff, data->n * sizeof *ids);
+    if (!assign_in_pieces(ctx, data, metric, filter, ids, got))
+        return;
+    n_filtered += filter.is_forced;
+    for (size_t i = 0; i < data->n; i++) {
+        if (ids[i] != want[i])
+            fail_msg("%s, metric %d, n %zu k %zu d %zu rank %zu bytes %d: row %zu got %u, "
+                     "expected %u", ctx->kernels->name, (int)metric, data->n, data->k, data->dim,
+                     filter.rank, filter.in_bytes, i, ids[i], want[i]);
+        assert_memory_equal(&got[i], &distances[i], sizeof *got);
+    }
+}
+
+/* Every table, without a filter and with every kind of forced one, must give the oracle's ids
+ * and distances, bit for bit. */
 static void check(const struct data *data, enum plm_metric metric)
 {
     const struct plm_kernels *tables[MAX_TABLES];
@@ -188,21 +212,14 @@ static void check(const struct data *data, enum plm_metric metric)
 
     assert_true(ids && want && got && distances);
     oracle(data, metric, want, distances);
-    for (size_t run = 0; run < n_tables * 2; run++) {
-        size_t t = run / 2, rank = run % 2 == 0 ? 0 : t % 2 == 0 ? 32 : 64;
+    for (size_t t = 0; t < n_tables; t++) {
+        size_t rank = t % 2 == 0 ? 32 : 48;
+        const struct forced filters[] = {
+            {false, 0, false}, {true, rank, false}, {true, 0, true}, {true, rank, true}};
 
         ctx->kernels = tables[t];
-        memset(ids, 0xff, data->n * sizeof *ids);
-        if (!assign_in_pieces(ctx, data, metric, rank, ids, got))
-            continue;
-        n_filtered += rank > 0;
-        for (size_t i = 0; i < data->n; i++) {
-            if (ids[i] != want[i])
-                fail_msg("%s, metric %d, n %zu k %zu d %zu rank %zu: row %zu got %u, expected %u",
-                         tables[t]->name, (int)metric, data->n, data->k, data->dim, rank, i,
-                         ids[i], want[i]);
-            assert_memory_equal(&got[i], &distances[i], sizeof *got);
-        }
+        for (size_t f = 0; f < sizeof filters / sizeof *filters; f++)
+            check_run(ctx, data, metric, filters[f], want, distances, ids, got);
     }
     plm_ctx_destroy(ctx);
     free(ids);
@@ -379,6 +396,63 @@ static void far_from_zero(void **state)
     data_free(&data);
 }
 
+/* One value far greater than all others: bytes keep next to nothing of those. */
+static void outlier_dimension(void **state)
+{
+    static const float outliers[] = {50, 1e4f, 1e9f};
+
+    (void)state;
+    for (size_t o = 0; o < 3; o++) {
+        struct data data = data_new(300, 200, 100);
+
+        for (size_t i = 0; i < data.n; i++)
+            row_of(&data, i)[i % 3 == 0 ? 7 : 0] += outliers[o];
+        check_both(&data);
+        for (size_t j = 0; j < data.k; j++)
+            centroid_of(&data, j)[j % 2 ? 7 : 99] += outliers[o];
+        check_both(&data);
+        data_free(&data);
+    }
+}
+
+/* Great norms, small differences: rows and centroids on a sphere of radius 1e6 around one point, the
+ * differences within the rounding of a byte and near that of fp32. */
+static void small_differences(void **state)
+{
+    static const float spreads[] = {1e-1f, 1, 1e2f, 1e4f};
+
+    (void)state;
+    for (size_t s = 0; s < 4; s++) {
+        struct data data = data_new(250, 180, 72);
+
+        for (size_t i = 1; i < data.n + data.k; i++) {
+            float *v = i < data.n ? row_of(&data, i) : centroid_of(&data, i - data.n);
+
+            for (size_t d = 0; d < data.dim; d++)
+                v[d] = row_of(&data, 0)[d] * 1e6f + v[d] * spreads[s];
+        }
+        check_both(&data);
+        data_free(&data);
+    }
+}
+
+/* Every value of a row or centroid the same; some rows and centroids 0. */
+static void constant_rows(void **state)
+{
+    struct data data = data_new(300, 200, 65);
+
+    (void)state;
+    for (size_t i = 0; i < data.n + data.k; i++) {
+        float *v = i < data.n ? row_of(&data, i) : centroid_of(&data, i - data.n);
+        float value = i % 11 == 0 ? 0 : v[0];
+
+        for (size_t d = 0; d < data.dim; d++)
+            v[d] = value;
+    }
+    check_both(&data);
+    data_free(&data);
+}
+
 static void clusters(void **state)
 {
     static const size_t ranks[] = {1, 3, 20, 60};
@@ -439,7 +513,7 @@ static void bad_arguments(void **state)
     plm_ctx_destroy(ctx);
 }
 
-/* The same rows again and again, until the assigner has tried its filter and made its choice:
+/* The same rows again and again, until the assigner has tried its filters and made its choice:
  * right before, while and after. The data favours a filter, but time decides. */
 static void filter_of_its_own(void **state)
 {
@@ -535,7 +609,7 @@ static enum plm_code assign_with_filter(struct plm_ctx *ctx, const struct data *
     struct plm_assign_scratch scratch = {0};
 
     PLM_TRY(plm_assigner_create(ctx, data->centroids, data->k, data->dim, PLM_L2, &assigner, NULL));
-    PLM_TRY(plm_filter_force(assigner, 32, NULL));
+    PLM_TRY(plm_filter_force(assigner, 32, true, NULL));
     PLM_TRY(plm_assign(assigner, data->rows, data->n, ids, NULL, &scratch, NULL));
 done:
     plm_assign_scratch_reset(&scratch);
@@ -601,6 +675,9 @@ int main(void)
         cmocka_unit_test(extreme_values),
         cmocka_unit_test(mixed_magnitudes),
         cmocka_unit_test(far_from_zero),
+        cmocka_unit_test(outlier_dimension),
+        cmocka_unit_test(small_differences),
+        cmocka_unit_test(constant_rows),
         cmocka_unit_test(clusters),
         cmocka_unit_test(shared_scratch),
         cmocka_unit_test(bad_arguments),
