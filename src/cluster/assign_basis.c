@@ -6,9 +6,10 @@ size_t plm_basis_bytes(size_t k, size_t dim)
 {
     size_t n = plm_min_size(k, PLM_HEAD_SAMPLE);
 
-    /* the sample and its transpose; scores, twice; axes; panels and blocks of either product */
+    /* the sample and its transpose; scores, twice; axes; panels and blocks of either product, or the
+     * axes in the two layouts of Gram-Schmidt and blocks of those */
     return sizeof(float) * (2 * n * dim + 2 * n * PLM_HEAD_MAX + dim * PLM_HEAD_MAX +
-                            plm_max_size(n, dim) * (PLM_HEAD_MAX + PLM_BLOCK_ROWS)) +
+                            plm_max_size(n, dim + PLM_PANEL) * (2 * PLM_HEAD_MAX + PLM_BLOCK_ROWS)) +
            8192;
 }
 

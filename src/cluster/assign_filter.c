@@ -6,6 +6,7 @@
  * hand times it on its first rows, against the best so far. Every way gives the same answer, so
  * time may decide.
  */
+#include <math.h>
 #include <time.h>
 
 #include "cluster/assign_impl.h"
@@ -85,22 +86,28 @@ struct pilot {
     struct plm_assign_scratch *scratch;
 };
 
-/* Processor seconds for a pass over the pilot rows, the better of two. */
-static double time_pass(const struct pilot *pilot, struct plm_way way)
+static double time_rows(const struct pilot *pilot, struct plm_way way, size_t n)
 {
-    double best = 0;
+    double began = cpu_seconds();
 
-    for (int run = 0; run < 2; run++) {
-        double began = cpu_seconds(), seconds;
+    for (size_t first = 0; first < n; first += PLM_BLOCK_ROWS)
+        plm_assign_block(pilot->assigner, way, pilot->rows + first * pilot->assigner->dim,
+                         plm_min_size(PLM_BLOCK_ROWS, n - first), pilot->ids + first,
+                         pilot->scratch);
+    return (cpu_seconds() - began) / (double)n;
+}
 
-        for (size_t first = 0; first < pilot->n; first += PLM_BLOCK_ROWS)
-            plm_assign_block(pilot->assigner, way, pilot->rows + first * pilot->assigner->dim,
-                             plm_min_size(PLM_BLOCK_ROWS, pilot->n - first), pilot->ids + first,
-                             pilot->scratch);
-        seconds = cpu_seconds() - began;
-        best = run == 0 || seconds < best ? seconds : best;
-    }
-    return best;
+/* Processor seconds per row, the better of two passes over the pilot rows. A way that takes much
+ * longer than `best` for a first block is not tried further. */
+static double time_pass(const struct pilot *pilot, struct plm_way way, double best)
+{
+    double seconds = time_rows(pilot, way, plm_min_size(PLM_BLOCK_ROWS, pilot->n));
+
+    if (seconds > 1.5 * best)
+        return seconds;
+    for (int run = 0; run < 2; run++)
+        seconds = fmin(seconds, time_rows(pilot, way, pilot->n));
+    return seconds;
 }
 
 /* A filter is an extra: if memory for it is short, there is none. */
@@ -111,10 +118,10 @@ static void try_bytes(const struct pilot *pilot)
     double seconds;
 
     filter->plain_seconds = filter->best_seconds =
-        time_pass(pilot, (struct plm_way){0}) / (double)pilot->n;
+        time_pass(pilot, (struct plm_way){0}, INFINITY);
     if (plm_bytes_create(pilot->assigner, NULL, &filter->bytes, NULL) != PLM_OK)
         return;
-    seconds = time_pass(pilot, way) / (double)pilot->n;
+    seconds = time_pass(pilot, way, filter->best_seconds);
     if (seconds < CLEARLY * filter->best_seconds) {
         filter->best_seconds = seconds;
         filter->first = way;
@@ -134,7 +141,7 @@ static size_t try_ranks(const struct pilot *pilot, double *best)
         if (2 * ranks[i] > pilot->assigner->dim ||
             !plm_head_set_rank(pilot->assigner, head, ranks[i]))
             break;
-        seconds = time_pass(pilot, (struct plm_way){.head = head}) / (double)pilot->n;
+        seconds = time_pass(pilot, (struct plm_way){.head = head}, *best);
         if (seconds < CLEARLY * *best) {
             *best = seconds;
             best_rank = ranks[i];
@@ -152,7 +159,7 @@ static void try_head_in_bytes(const struct pilot *pilot, double best)
     if (pilot->assigner->n_packed < HEAD_IN_BYTES_FROM ||
         plm_bytes_create(pilot->assigner, &filter->head, &filter->head_bytes, NULL) != PLM_OK)
         return;
-    if (time_pass(pilot, way) / (double)pilot->n < CLEARLY * best)
+    if (time_pass(pilot, way, best) < CLEARLY * best)
         filter->last = way;
     else
         plm_bytes_reset(pilot->assigner, &filter->head_bytes);
@@ -161,7 +168,7 @@ static void try_head_in_bytes(const struct pilot *pilot, double best)
 static void try_head(const struct pilot *pilot)
 {
     struct plm_filter *filter = pilot->assigner->filter;
-    double best = time_pass(pilot, filter->first) / (double)pilot->n;
+    double best = time_pass(pilot, filter->first, INFINITY);
     size_t rank = 0;
 
     filter->last = filter->first;
@@ -181,15 +188,13 @@ static void try_head(const struct pilot *pilot)
 /* ---- when --------------------------------------------------------------------------------- */
 
 /* Rows whose assignment, as fast as it is by now, costs what preparing a head costs: seven products
- * of the sampled centroids with all axes, and Gram-Schmidt, whose 4 * 128^2 dim terms in double take
- * about 50 times as long as a multiply-add of the kernels (measured: 0.25 s for K = 1,000, dim =
- * 2,048, when a row took 45 us in fp32). */
+ * of the sampled centroids with all axes, and Gram-Schmidt, which takes as long as 3,584 more
+ * sampled centroids would (measured: 18 ms of 45 for K = 1,000, dim = 2,048). */
 static size_t rows_worth_a_head(const struct plm_assigner *assigner)
 {
     const struct plm_filter *filter = assigner->filter;
     size_t n_sampled = plm_min_size(assigner->n_packed, PLM_HEAD_SAMPLE);
-    double per_dim = PLM_HEAD_MAX * (7.0 * (double)n_sampled + 4.0 * PLM_HEAD_MAX * 50);
-    double rows = per_dim / (double)assigner->n_packed;
+    double rows = PLM_HEAD_MAX * (7.0 * (double)n_sampled + 3584) / (double)assigner->n_packed;
 
     if (filter->best_seconds > 0)
         rows *= filter->plain_seconds / filter->best_seconds;

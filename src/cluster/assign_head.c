@@ -107,17 +107,16 @@ float plm_bound_limit(const struct plm_assigner *assigner, double row_norm, doub
 static double measure_delta(const struct plm_assigner *assigner, const float *basis)
 {
     size_t dim = assigner->dim;
-    double sum = 0;
+    uint32_t axes[PLM_HEAD_MAX];
+    double dots[PLM_HEAD_MAX], sum = 0;
 
-    for (size_t p = 0; p < PLM_HEAD_MAX; p++)
-        for (size_t q = 0; q <= p; q++) {
-            double dot = assigner->ctx->kernels->dot_exact(basis + p * dim, basis + q * dim, dim);
-
-            if (p == q)
-                sum += dot == 0 ? 0 : (dot - 1) * (dot - 1);
-            else
-                sum += 2 * dot * dot;
-        }
+    for (uint32_t p = 0; p < PLM_HEAD_MAX; p++) {
+        axes[p] = p;
+        assigner->ctx->kernels->dot_pairs(basis + p * dim, 0, basis, axes, p + 1, dim, dots);
+        for (size_t q = 0; q < p; q++)
+            sum += 2 * dots[q] * dots[q];
+        sum += dots[p] == 0 ? 0 : (dots[p] - 1) * (dots[p] - 1);
+    }
     return sqrt(sum) * (1 + 0x1p-20) + (double)dim * PLM_HEAD_MAX * 0x1p-50;
 }
 
@@ -130,15 +129,17 @@ static void pack_basis(const struct plm_assigner *assigner, const float *basis, 
             panels[(a / PLM_PANEL * dim + d) * PLM_PANEL + a % PLM_PANEL] = basis[a * dim + d];
 }
 
-/* All coordinates of all centroids, PLM_GROUP of them at a time: rows [6][dim], packed likewise. */
+#define AT_ONCE (2 * PLM_GROUP)
+
+/* All coordinates of all centroids, AT_ONCE of them together: rows [12][dim], packed likewise. */
 static void project_centroids(const struct plm_assigner *assigner, struct plm_head *head,
                               float *rows, float *packed)
 {
     const struct plm_kernels *kernels = assigner->ctx->kernels;
     size_t dim = assigner->dim;
 
-    for (size_t first = 0; first < assigner->n_packed; first += PLM_GROUP) {
-        size_t n = plm_min_size(PLM_GROUP, assigner->n_packed - first);
+    for (size_t first = 0; first < assigner->n_packed; first += AT_ONCE) {
+        size_t n = plm_min_size(AT_ONCE, assigner->n_packed - first);
 
         for (size_t i = 0; i < n; i++) {
             const float *lane = assigner->panels + (first + i) / PLM_PANEL * PLM_PANEL * dim +
@@ -168,8 +169,8 @@ enum plm_code plm_head_create(const struct plm_assigner *assigner, struct plm_he
     PLM_TRY(plm_alloc(ctx, &made.projections, n_places, PLM_HEAD_MAX * sizeof(float), err));
     PLM_TRY(plm_alloc(ctx, &made.panels, n_places, (PLM_HEAD_MAX + 2) * sizeof(float), err));
     PLM_TRY(plm_alloc(ctx, &made.half_norms, n_places, sizeof(float), err));
-    PLM_TRY(plm_alloc(ctx, &rows, assigner->dim, PLM_GROUP * sizeof(float), err));
-    PLM_TRY(plm_alloc(ctx, &packed, assigner->dim, PLM_GROUP * sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &rows, assigner->dim, AT_ONCE * sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &packed, assigner->dim, AT_ONCE * sizeof(float), err));
     made.delta = measure_delta(assigner, basis);
     pack_basis(assigner, basis, made.basis_panels);
     project_centroids(assigner, &made, rows, packed);
@@ -229,6 +230,6 @@ size_t plm_head_bytes(size_t k, size_t dim)
 {
     size_t n_places = (k + PLM_PANEL - 1) / PLM_PANEL * PLM_PANEL;
 
-    return dim * sizeof(float) * (2 * PLM_HEAD_MAX + 2 * PLM_GROUP) +
+    return dim * sizeof(float) * (2 * PLM_HEAD_MAX + 2 * AT_ONCE) +
            n_places * sizeof(float) * (2 * PLM_HEAD_MAX + 3) + plm_basis_bytes(k, dim) + 4096;
 }

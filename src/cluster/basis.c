@@ -46,35 +46,146 @@ done:
     return rc;
 }
 
+#define SQUARE 16 /* a side is a cache line: each line is written while it is at hand */
+
 static void transpose(const float *in, size_t n_rows, size_t n_columns, float *out)
 {
-    for (size_t i = 0; i < n_rows; i++)
-        for (size_t j = 0; j < n_columns; j++)
-            out[j * n_rows + i] = in[i * n_columns + j];
+    for (size_t top = 0; top < n_rows; top += SQUARE)
+        for (size_t left = 0; left < n_columns; left += SQUARE)
+            for (size_t i = top; i < plm_min_size(top + SQUARE, n_rows); i++)
+                for (size_t j = left; j < plm_min_size(left + SQUARE, n_columns); j++)
+                    out[j * n_rows + i] = in[i * n_columns + j];
 }
 
-/* Gram-Schmidt, twice for each row, with products in double. A row that is (nearly) a combination
- * of those before it becomes 0. */
-static void orthonormalize(const struct plm_kernels *kernels, float *v, size_t r, size_t dim)
-{
-    for (size_t i = 0; i < r; i++) {
-        float *row = v + i * dim;
-        double before = sqrt(kernels->norm2(row, dim));
+/* ---- orthonormal rows ------------------------------------------------------------------------ */
 
-        for (size_t j = 0; j < 2 * i; j++) {
-            const float *other = v + j % i * dim;
+#define BLOCK PLM_PANEL /* rows orthogonalized together */
+
+/* Rows already done, in the layouts of both products that take their part out of a block. */
+struct done_rows {
+    const struct plm_kernels *kernels;
+    size_t n, dim, dim_padded;
+    float *as_columns; /* [n / 16] panels of dim: rows * block */
+    float *as_rows;    /* [dim_padded / 16] panels of n: coefficients * rows */
+    float *coefficients, *part, *packed;
+};
+
+static enum plm_code make_done(struct plm_ctx *ctx, size_t r, size_t dim, struct done_rows *done,
+                               struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    size_t rows_padded = (BLOCK + PLM_GROUP - 1) / PLM_GROUP * PLM_GROUP;
+
+    *done = (struct done_rows){.kernels = ctx->kernels, .dim = dim};
+    done->dim_padded = plm_panels_of(dim) * PLM_PANEL;
+    PLM_TRY(plm_alloc(ctx, &done->as_columns, r * dim, sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &done->as_rows, r * done->dim_padded, sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &done->coefficients, BLOCK * r, sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &done->part, BLOCK * done->dim_padded, sizeof(float), err));
+    PLM_TRY(plm_alloc(ctx, &done->packed, rows_padded * plm_max_size(r, dim), sizeof(float), err));
+done:
+    return rc;
+}
+
+static void free_done(struct plm_ctx *ctx, struct done_rows *done)
+{
+    plm_free(ctx, done->as_columns);
+    plm_free(ctx, done->as_rows);
+    plm_free(ctx, done->coefficients);
+    plm_free(ctx, done->part);
+    plm_free(ctx, done->packed);
+}
+
+/* One more block of rows is done. */
+static void add_done(struct done_rows *done, const float *v)
+{
+    float *panel = done->as_columns + done->n * done->dim;
+
+    for (size_t i = 0; i < BLOCK; i++)
+        for (size_t d = 0; d < done->dim; d++)
+            panel[d * PLM_PANEL + i] = v[(done->n + i) * done->dim + d];
+    done->n += BLOCK;
+    for (size_t first = 0; first < done->dim; first += PLM_PANEL)
+        for (size_t i = 0; i < done->n; i++) {
+            float *out = done->as_rows + first * done->n + i * PLM_PANEL;
+            size_t n = plm_min_size(PLM_PANEL, done->dim - first);
+
+            memset(out, 0, PLM_PANEL * sizeof *out);
+            memcpy(out, v + i * done->dim + first, n * sizeof *out);
+        }
+}
+
+/* rows [BLOCK][dim] minus what lies along the rows that are done. */
+static void take_out(const struct done_rows *done, float *rows)
+{
+    const struct plm_kernels *kernels = done->kernels;
+    size_t n = done->n, dim = done->dim;
+
+    if (n == 0)
+        return;
+    kernels->pack_rows(rows, dim, BLOCK, dim, done->packed);
+    kernels->project(done->packed, BLOCK, done->as_columns, n / PLM_PANEL, dim, done->coefficients,
+                     n);
+    kernels->pack_rows(done->coefficients, n, BLOCK, n, done->packed);
+    kernels->project(done->packed, BLOCK, done->as_rows, done->dim_padded / PLM_PANEL, n,
+                     done->part, done->dim_padded);
+    for (size_t i = 0; i < BLOCK; i++)
+        for (size_t d = 0; d < dim; d++)
+            rows[i * dim + d] -= done->part[i * done->dim_padded + d];
+}
+
+/* Gram-Schmidt inside a block, products in double. A row that has shrunk to nearly nothing since
+ * before[i] was its norm, being a combination of others, becomes 0. */
+static void orthonormalize_block(const struct plm_kernels *kernels, float *rows, size_t dim,
+                                 const double *before)
+{
+    for (size_t i = 0; i < BLOCK; i++) {
+        float *row = rows + i * dim;
+
+        for (size_t j = 0; j < i; j++) {
+            const float *other = rows + j * dim;
             double product = kernels->dot_exact(row, other, dim);
 
             for (size_t d = 0; d < dim; d++)
                 row[d] = (float)((double)row[d] - product * (double)other[d]);
         }
         double after = sqrt(kernels->norm2(row, dim));
-        double scale = after > before * 1e-5 && after > 0 ? 1 / after : 0;
+        double scale = after > before[i] * 1e-5 && after > 0 ? 1 / after : 0;
 
         for (size_t d = 0; d < dim; d++)
             row[d] = (float)((double)row[d] * scale);
     }
 }
+
+/* Block Gram-Schmidt, twice for each block: the products with rows that are done take nearly all
+ * the work, and run in fp32. What their rounding leaves after the first time is small, and what it
+ * leaves of that after the second, nothing. */
+static enum plm_code orthonormalize(struct plm_ctx *ctx, float *v, size_t r, size_t dim,
+                                    struct plm_err *err)
+{
+    const struct plm_kernels *kernels = ctx->kernels;
+    struct done_rows done_rows = {0};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(make_done(ctx, r, dim, &done_rows, err));
+    for (size_t first = 0; first < r; first += BLOCK) {
+        float *rows = v + first * dim;
+        double before[BLOCK];
+
+        for (int time = 0; time < 2; time++) {
+            for (size_t i = 0; i < BLOCK; i++)
+                before[i] = sqrt(kernels->norm2(rows + i * dim, dim));
+            take_out(&done_rows, rows);
+            orthonormalize_block(kernels, rows, dim, before);
+        }
+        add_done(&done_rows, v);
+    }
+done:
+    free_done(ctx, &done_rows);
+    return rc;
+}
+
+/* ---- the iteration ------------------------------------------------------------------------------ */
 
 /* Values in [-1, 1], so that no product overflows; by a power of two, hence exact. */
 static void scale_down(const struct plm_kernels *kernels, float *rows, size_t n_values)
@@ -101,13 +212,13 @@ enum plm_code plm_basis_make(struct plm_ctx *ctx, float *rows, size_t n, size_t 
     transpose(rows, n, dim, turned);
     for (size_t i = 0; i < r * dim; i++)
         basis[i] = plm_mix64(seed, i) & 1 ? 1.0f : -1.0f;
-    orthonormalize(ctx->kernels, basis, r, dim);
+    PLM_TRY(orthonormalize(ctx, basis, r, dim, err));
     for (int round = 0; round < ROUNDS; round++) {
         PLM_TRY(multiply(ctx, rows, n, dim, basis, r, y, err));
         transpose(y, n, r, y_turned);
         PLM_TRY(multiply(ctx, turned, dim, n, y_turned, r, z, err));
         transpose(z, dim, r, basis);
-        orthonormalize(ctx->kernels, basis, r, dim);
+        PLM_TRY(orthonormalize(ctx, basis, r, dim, err));
     }
 done:
     plm_free(ctx, turned);

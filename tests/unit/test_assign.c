@@ -536,7 +536,7 @@ static void filter_of_its_own(void **state)
                                              &assigner, NULL),
                          PLM_OK);
         for (size_t n_after = 0; n_after < 3; n_calls++) {
-            assert_true(n_calls < 100); /* 20,000 rows: it must have chosen long ago */
+            assert_true(n_calls < 1000); /* 200,000 rows: it must have chosen long ago */
             memset(ids, 0xff, sizeof ids);
             assert_int_equal(plm_assign(assigner, data.rows, data.n, ids, NULL, &scratch, NULL),
                              PLM_OK);
@@ -592,7 +592,7 @@ static void threads(void **state)
                                          NULL),
                      PLM_OK);
     shared.assigner = assigner;
-    assert_int_equal(plm_parallel(ctx, 100, shared_task, &shared, NULL), PLM_OK);
+    assert_int_equal(plm_parallel(ctx, 400, shared_task, &shared, NULL), PLM_OK);
     assert_true(plm_filter_has_chosen(assigner));
     for (size_t i = 0; i < 4; i++)
         plm_assign_scratch_reset(&shared.scratch[i]);
