@@ -154,6 +154,9 @@ struct plm_job {
     uint32_t **lengths;       /* [segment][k] rows of each partition */
     struct plm_neighbour *truth; /* [probes][PLM_PROBE_K] */
     struct plm_new_segment *made; /* [segment] */
+    struct {
+        uint64_t index, auxiliary;
+    } *sizes;                     /* [segment] bytes of its files, 0 = not known; may be NULL */
     struct plm_findings findings;
     struct plm_seconds seconds;
     bool resumed;

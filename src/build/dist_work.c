@@ -3,6 +3,8 @@
  * Runs and index files go to storage; the driver hears statistics, true neighbours of the probe
  * queries and partition lengths. What lies there already, whole, is not made again.
  */
+#include <stdlib.h>
+
 #include "build/dist_parts.h"
 #include "build/run.h"
 
@@ -85,6 +87,30 @@ done:
     return rc;
 }
 
+static int by_first(const void *a, const void *b)
+{
+    const struct plm_ordinals *x = a, *y = b;
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+/* The rows of the tasks at hand. */
+static enum plm_code expect_rows(struct plm_dist *d, const struct plm_dist_args *args, struct plm_err *err)
+{
+    struct plm_ordinals *ranges = NULL;
+    enum plm_code rc = plm_alloc(d->ctx, &ranges, args->n_numbers, sizeof *ranges, err);
+
+    for (size_t i = 0; rc == PLM_OK && i < args->n_numbers; i++) {
+        const struct plm_task *t = &d->job.plan.tasks[args->numbers[i]];
+        ranges[i] = (struct plm_ordinals){t->first, t->n};
+    }
+    if (rc == PLM_OK && args->n_numbers > 0) {
+        qsort(ranges, args->n_numbers, sizeof *ranges, by_first);
+        plm_source_expect(&d->job.source, ranges, args->n_numbers);
+    }
+    plm_free(d->ctx, ranges);
+    return rc;
+}
+
 static enum plm_code call_encode(struct plm_dist *d, const struct plm_dist_args *args,
                                  struct plm_buf *answer, struct plm_err *err)
 {
@@ -99,6 +125,7 @@ static enum plm_code call_encode(struct plm_dist *d, const struct plm_dist_args 
     plm_progress_begin(d->ctx, "encode", n_rows, "rows");
     PLM_TRY(plm_calloc(d->ctx, &c.stats, args->n_numbers, sizeof *c.stats, err));
     PLM_TRY(plm_alloc(d->ctx, &c.neighbours, args->n_numbers * n_places(d), sizeof *c.neighbours, err));
+    PLM_TRY(expect_rows(d, args, err));
     d->ctx->threads = plm_encoding_threads(d->encoding);
     PLM_TRY(plm_parallel(d->ctx, args->n_numbers, encode_one, &c, err));
     PLM_TRY(put_stats(&c, args->n_numbers, answer, err));

@@ -291,6 +291,23 @@ done:
     return rc;
 }
 
+/* The rows of the tasks that are left. */
+static enum plm_code expect_rows(struct encode_phase *e, struct plm_err *err)
+{
+    const struct plm_plan *p = &e->job->plan;
+    struct plm_ordinals *ranges = NULL;
+    size_t n = 0;
+    enum plm_code rc = plm_alloc(e->job->ctx, &ranges, p->n_tasks, sizeof *ranges, err);
+
+    for (size_t t = 0; rc == PLM_OK && t < p->n_tasks; t++)
+        if (!e->done[t])
+            ranges[n++] = (struct plm_ordinals){p->tasks[t].first, p->tasks[t].n};
+    if (rc == PLM_OK)
+        plm_source_expect(&e->job->source, ranges, n);
+    plm_free(e->job->ctx, ranges);
+    return rc;
+}
+
 static enum plm_code encode_all(struct encode_phase *e, struct plm_err *err)
 {
     struct plm_ctx *ctx = e->job->ctx;
@@ -302,6 +319,7 @@ static enum plm_code encode_all(struct encode_phase *e, struct plm_err *err)
     ctx->threads = plm_encoding_threads(e->encoding);
     if (e->job->resumed)
         PLM_TRY(plm_parallel(ctx, e->job->plan.n_tasks, find_done, e, err));
+    PLM_TRY(expect_rows(e, err));
     PLM_TRY(plm_parallel(ctx, e->job->plan.n_tasks, encode_task, e, err));
 done:
     ctx->threads = threads;

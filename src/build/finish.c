@@ -4,23 +4,18 @@
 static enum plm_code place_segment(struct plm_job *job, size_t i, struct plm_err *err)
 {
     struct plm_new_segment *made = &job->made[i];
-    char *made_dir = NULL, *final_dir = NULL, *path = NULL;
+    char *made_dir = NULL, *final_dir = NULL;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_segment_current_dir(job, i, &made_dir, err));
+    PLM_TRY(plm_segment_merged_dir(job, i, &made_dir, err));
     PLM_TRY(plm_segment_final_dir(job, i, &final_dir, err));
     if (strcmp(made_dir, final_dir) != 0)
         PLM_TRY(plm_store_rename(job->root, made_dir, final_dir, err));
-    PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_AUX_FILE, final_dir));
-    PLM_TRY(plm_store_size(job->root, path, &made->auxiliary_bytes, err));
-    plm_free(job->ctx, path);
-    path = NULL;
-    PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_INDEX_FILE, final_dir));
-    PLM_TRY(plm_store_size(job->root, path, &made->index_bytes, err));
+    made->auxiliary_bytes = job->sizes[i].auxiliary;
+    made->index_bytes = job->sizes[i].index;
 done:
     plm_free(job->ctx, made_dir);
     plm_free(job->ctx, final_dir);
-    plm_free(job->ctx, path);
     return rc;
 }
 

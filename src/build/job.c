@@ -12,6 +12,8 @@
 #include "simd/simd.h"
 
 #define PLAN_BYTES_MAX ((size_t)16 << 20)
+/* For each thread: what it reads, and the next, in requests of up to 16 MiB. */
+#define KEEP_BYTES ((uint64_t)64 << 20)
 /* Reading manifests and planning may take this much even under a smaller budget, so that the
  * refusal can name the budget that would do. */
 #define PLANNING_BYTES ((uint64_t)1 << 30)
@@ -139,8 +141,16 @@ done:
 static enum plm_code make_plan(struct plm_job *job, const struct plm_build_options *o,
                                struct plm_err *err)
 {
-    enum plm_code rc = open_source(job, o->column_copy, err);
-    return rc == PLM_OK ? plm_plan_make(&job->source, o, &job->plan, err) : rc;
+    const struct plm_plan *p = &job->plan;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(open_source(job, o->column_copy, err));
+    PLM_TRY(plm_plan_make(&job->source, o, &job->plan, err));
+    /* What a remote store fetches ahead gets the room that the plan leaves. */
+    uint64_t left = p->budget_bytes - plm_min_u64(p->budget_bytes, p->memory.expected_bytes);
+    plm_store_keep(job->table_store, plm_min_u64(left, job->ctx->threads * KEEP_BYTES));
+done:
+    return rc;
 }
 
 static enum plm_code save_plan(struct plm_job *job, struct plm_err *err)
@@ -469,6 +479,7 @@ void plm_job_close(struct plm_job *job)
     plm_free(ctx, job->lengths);
     plm_free(ctx, job->truth);
     plm_free(ctx, job->made);
+    plm_free(ctx, job->sizes);
     plm_job_model_reset(job);
     plm_source_close(&job->source);
     plm_plan_reset(&job->plan);
@@ -533,6 +544,7 @@ enum plm_code plm_job_commit_request(struct plm_job *job, struct plm_buf *detail
         .segments = job->made,
         .n_segments = p->n_segments,
         .details = {details->data, details->len},
+        .known = &job->manifest,
         .replace = p->replace,
     };
     memcpy(out->transaction_uuid, p->transaction_uuid, 16);

@@ -358,6 +358,7 @@ static enum plm_code write_index_file(struct plm_merge *m, struct plm_err *err)
     PLM_TRY(plm_segment_made_dir(job, m->segment, &dir, err));
     PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_INDEX_FILE, dir));
     PLM_TRY(plm_store_put(job->root, path, file.data, file.len, err));
+    PLM_TRY(plm_segment_note_size(job, m->segment, false, file.len, err));
 done:
     plm_free(job->ctx, dir);
     plm_free(job->ctx, path);
@@ -419,6 +420,7 @@ enum plm_code plm_merge_finish(struct plm_merge *m, struct plm_err *err)
         PLM_TRY(plm_writer_write(m->writer, 1, 0, m->tail.data, m->tail.len, err));
     PLM_TRY(plm_writer_finish(m->writer, err));
     m->writer = NULL;
+    PLM_TRY(plm_segment_note_size(m->job, m->segment, true, plm_layout_end(&m->layout) + m->tail.len, err));
     PLM_TRY(write_index_file(m, err));
     snprintf(marker, sizeof marker, "merged-%zu", m->segment);
     PLM_TRY(plm_store_put(m->job->work, marker, "", 0, err));

@@ -17,6 +17,14 @@ plm_segment_final_dir(struct plm_job *job, size_t segment, char **out, struct pl
 /* The one of the two that holds auxiliary.idx now. PLM_NOT_FOUND: neither. */
 PLM_MUST_CHECK enum plm_code
 plm_segment_current_dir(struct plm_job *job, size_t segment, char **out, struct plm_err *err);
+/* The same for a segment that has been merged, with the sizes of its files: on remote storage without a
+ * request when this process wrote it, else with one. Keeps them in job->sizes. */
+PLM_MUST_CHECK enum plm_code
+plm_segment_merged_dir(struct plm_job *job, size_t segment, char **out, struct plm_err *err);
+/* Notes the sizes of a segment just written: of index.idx, or of auxiliary.idx. */
+PLM_MUST_CHECK enum plm_code
+plm_segment_note_size(struct plm_job *job, size_t segment, bool is_aux, uint64_t size_bytes,
+                      struct plm_err *err);
 
 #define PLM_AUX_FILE "auxiliary.idx"
 #define PLM_INDEX_FILE "index.idx"

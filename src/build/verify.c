@@ -11,8 +11,9 @@ enum plm_code plm_verify_open(struct plm_job *job, size_t segment, struct plm_se
     char *dir = NULL;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_segment_current_dir(job, segment, &dir, err));
-    PLM_TRY(plm_segment_open_dir(job->root, dir, out, err));
+    PLM_TRY(plm_segment_merged_dir(job, segment, &dir, err));
+    const uint64_t sizes[] = {job->sizes[segment].index, job->sizes[segment].auxiliary};
+    PLM_TRY(plm_segment_open_all(job->root, dir, sizes, out, err));
 done:
     plm_free(job->ctx, dir);
     return rc;

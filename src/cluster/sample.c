@@ -144,6 +144,25 @@ done:
     return rc;
 }
 
+/* Lets a remote store fetch what this pass reads in long requests. */
+static enum plm_code expect_runs(struct taking *t, struct plm_err *err)
+{
+    struct plm_ordinals *ranges = NULL;
+    enum plm_code rc = plm_alloc(t->ctx, &ranges, t->n_runs, sizeof *ranges, err);
+
+    for (size_t i = 0; rc == PLM_OK && i < t->n_runs; i++) {
+        const struct run *run = &t->runs[i];
+        uint64_t first = t->by_number[run->first]->number, last = first + run->n - 1;
+
+        ranges[i] = (struct plm_ordinals){first * PLM_SLICE_ROWS,
+                                          (run->n - 1) * PLM_SLICE_ROWS + plm_slice_rows(&t->slices, last)};
+    }
+    if (rc == PLM_OK)
+        plm_source_expect(t->source, ranges, t->n_runs);
+    plm_free(t->ctx, ranges);
+    return rc;
+}
+
 /* Reads slices [first, n) of the list once. */
 static enum plm_code read_slices(struct taking *t, size_t first, size_t n, bool store_rows,
                                  struct plm_err *err)
@@ -156,6 +175,7 @@ static enum plm_code read_slices(struct taking *t, size_t first, size_t n, bool 
     t->sample.n = 0;
     t->part = 0;
     PLM_TRY(cut_runs(t, first, n, err));
+    PLM_TRY(expect_runs(t, err));
     for (t->first_run = 0; t->first_run < t->n_runs; t->first_run += t->window) {
         size_t n_reads = plm_min_size(t->window, t->n_runs - t->first_run);
 

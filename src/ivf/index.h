@@ -76,6 +76,10 @@ plm_segment_open(struct plm_manifest *manifest, const struct plm_index_meta *met
 PLM_MUST_CHECK enum plm_code
 plm_segment_open_dir(struct plm_store *store, const char *dir, struct plm_segment *out,
                      struct plm_err *err);
+/* The same to read most of it, with the sizes of index.idx and auxiliary.idx (0 = ask). */
+PLM_MUST_CHECK enum plm_code
+plm_segment_open_all(struct plm_store *store, const char *dir, const uint64_t sizes[2],
+                     struct plm_segment *out, struct plm_err *err);
 void plm_segment_close(struct plm_segment *segment);
 
 /* Rows of one partition: row ids [n] and codes. Codes come as stored for FLAT (element type)

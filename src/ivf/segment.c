@@ -221,8 +221,11 @@ done:
     return rc;
 }
 
+typedef enum plm_code open_fn(struct plm_store *store, const char *path, uint64_t size_bytes,
+                              struct plm_datafile **out, struct plm_err *err);
+
 static enum plm_code open_files(struct plm_store *store, const char *const paths[2],
-                                const uint64_t sizes[2], struct plm_segment *out,
+                                const uint64_t sizes[2], open_fn *open, struct plm_segment *out,
                                 struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
@@ -231,10 +234,10 @@ static enum plm_code open_files(struct plm_store *store, const char *const paths
     struct opening o = {.ctx = ctx};
     const char *path = paths[0];
 
-    PLM_TRY(plm_datafile_open(store, path, sizes[0], &o.main, err));
+    PLM_TRY(open(store, path, sizes[0], &o.main, err));
     PLM_TRY(open_model(&o, &s, err));
     path = paths[1];
-    PLM_TRY(plm_datafile_open(store, path, sizes[1], &o.aux, err));
+    PLM_TRY(open(store, path, sizes[1], &o.aux, err));
     s.aux = o.aux;
     PLM_TRY(open_partitions(&o, &s, err));
     PLM_TRY(open_quantizer(&o, &s, err));
@@ -270,7 +273,8 @@ enum plm_code plm_segment_open(struct plm_manifest *manifest, const struct plm_i
     PLM_TRY(plm_manifest_base(manifest, meta->base_id, "_indices/", &store, &prefix, err));
     PLM_TRY(plm_format(manifest->ctx, &model_path, err, "%s%s/index.idx", prefix, uuid));
     PLM_TRY(plm_format(manifest->ctx, &aux_path, err, "%s%s/auxiliary.idx", prefix, uuid));
-    PLM_TRY(open_files(store, (const char *const[]){model_path, aux_path}, sizes, out, err));
+    PLM_TRY(open_files(store, (const char *const[]){model_path, aux_path}, sizes, plm_datafile_open, out,
+                       err));
 done:
     if (rc != PLM_OK)
         plm_wrap(err, rc, "index \"%s\"", meta->name);
@@ -279,8 +283,8 @@ done:
     return rc;
 }
 
-enum plm_code plm_segment_open_dir(struct plm_store *store, const char *dir,
-                                   struct plm_segment *out, struct plm_err *err)
+static enum plm_code open_dir(struct plm_store *store, const char *dir, const uint64_t sizes[2],
+                              open_fn *open, struct plm_segment *out, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_ctx *ctx = plm_store_ctx(store);
@@ -289,11 +293,23 @@ enum plm_code plm_segment_open_dir(struct plm_store *store, const char *dir,
 
     PLM_TRY(plm_format(ctx, &model_path, err, "%s%sindex.idx", dir, slash));
     PLM_TRY(plm_format(ctx, &aux_path, err, "%s%sauxiliary.idx", dir, slash));
-    PLM_TRY(open_files(store, (const char *const[]){model_path, aux_path}, (const uint64_t[]){0, 0}, out, err));
+    PLM_TRY(open_files(store, (const char *const[]){model_path, aux_path}, sizes, open, out, err));
 done:
     plm_free(ctx, model_path);
     plm_free(ctx, aux_path);
     return rc;
+}
+
+enum plm_code plm_segment_open_dir(struct plm_store *store, const char *dir,
+                                   struct plm_segment *out, struct plm_err *err)
+{
+    return open_dir(store, dir, (const uint64_t[]){0, 0}, plm_datafile_open, out, err);
+}
+
+enum plm_code plm_segment_open_all(struct plm_store *store, const char *dir, const uint64_t sizes[2],
+                                   struct plm_segment *out, struct plm_err *err)
+{
+    return open_dir(store, dir, sizes, plm_datafile_open_all, out, err);
 }
 
 void plm_segment_close(struct plm_segment *segment)

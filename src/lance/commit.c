@@ -220,7 +220,7 @@ static enum plm_code look(struct commit *c, struct plm_err *err)
     enum plm_code rc = PLM_OK;
 
     plm_manifest_reset(&c->latest);
-    PLM_TRY(plm_manifest_open(c->store, c->branch, 0, &c->latest, err));
+    PLM_TRY(plm_manifest_open_latest(c->store, c->branch, c->request->known, &c->latest, err));
     if (c->latest.version < c->checked_through)
         PLM_TRY(plm_fail(err, PLM_CONFLICT,
                          "the latest version is %" PRIu64 ", before %" PRIu64
@@ -238,18 +238,39 @@ done:
 
 /* ---- writing ------------------------------------------------------------------------- */
 
-static enum plm_code check_file(struct commit *c, const char *uuid, const char *name,
-                                uint64_t expected_bytes, struct plm_err *err)
+static enum plm_code check_file(struct commit *c, const struct plm_entries *files, const char *dir,
+                                const char *name, uint64_t expected_bytes, struct plm_err *err)
 {
-    char path[PATH_BYTES];
-    uint64_t seen_bytes;
-    enum plm_code rc;
+    const char *root = plm_store_uri(c->latest.store);
 
-    snprintf(path, sizeof path, "_indices/%s/%s", uuid, name);
-    rc = plm_store_size(c->latest.store, path, &seen_bytes, err);
-    if (rc == PLM_OK && seen_bytes != expected_bytes)
-        rc = plm_fail(err, PLM_CORRUPT, "%s/%s is %" PRIu64 " bytes long, expected %" PRIu64,
-                      plm_store_uri(c->latest.store), path, seen_bytes, expected_bytes);
+    for (size_t i = 0; i < files->n; i++) {
+        const struct plm_entry *file = &files->items[i];
+
+        if (file->is_dir || strcmp(file->name, name) != 0)
+            continue;
+        if (file->size_bytes == expected_bytes)
+            return PLM_OK;
+        return plm_fail(err, PLM_CORRUPT, "%s/%s/%s is %" PRIu64 " bytes long, expected %" PRIu64, root,
+                        dir, name, file->size_bytes, expected_bytes);
+    }
+    return plm_fail(err, PLM_NOT_FOUND, "%s/%s/%s is not there", root, dir, name);
+}
+
+/* The index files are there and as long as they should be: one listing for each segment. */
+static enum plm_code check_segment(struct commit *c, const struct plm_new_segment *segment,
+                                   struct plm_err *err)
+{
+    char uuid[37], dir[PATH_BYTES];
+    struct plm_entries files = {0};
+    enum plm_code rc = PLM_OK;
+
+    plm_uuid_text(segment->uuid, uuid);
+    snprintf(dir, sizeof dir, "_indices/%s", uuid);
+    PLM_TRY(plm_store_list(c->latest.store, dir, 0, &files, err));
+    PLM_TRY(check_file(c, &files, dir, "auxiliary.idx", segment->auxiliary_bytes, err));
+    PLM_TRY(check_file(c, &files, dir, "index.idx", segment->index_bytes, err));
+done:
+    plm_entries_reset(&files);
     return rc;
 }
 
@@ -257,14 +278,8 @@ static enum plm_code check_files(struct commit *c, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
-    for (size_t i = 0; i < c->request->n_segments; i++) {
-        const struct plm_new_segment *segment = &c->request->segments[i];
-        char uuid[37];
-
-        plm_uuid_text(segment->uuid, uuid);
-        PLM_TRY(check_file(c, uuid, "auxiliary.idx", segment->auxiliary_bytes, err));
-        PLM_TRY(check_file(c, uuid, "index.idx", segment->index_bytes, err));
-    }
+    for (size_t i = 0; i < c->request->n_segments; i++)
+        PLM_TRY(check_segment(c, &c->request->segments[i], err));
 done:
     return rc;
 }
@@ -352,8 +367,8 @@ static enum plm_code put_version(struct commit *c, const struct plm_view *added,
                               has_file ? c->txn_file : NULL, &manifest, err));
     if (has_file) {
         snprintf(path, sizeof path, PLM_TRANSACTIONS_DIR "/%s", c->txn_file);
-        PLM_TRY(plm_store_put(store, path, txn->data, txn->len, err));
-        c->wrote_txn_file = true;
+        c->wrote_txn_file = true; /* even if the answer is lost */
+        PLM_TRY(plm_store_put_probing(store, path, txn->data, txn->len, err));
     }
     plm_manifest_file_name(c->latest.version + 1, c->latest.is_v1_naming, name);
     snprintf(path, sizeof path, PLM_VERSIONS_DIR "/%s", name);

@@ -27,6 +27,7 @@ struct plm_commit_request {
     const struct plm_new_segment *segments;
     size_t n_segments;
     struct plm_view details;     /* VectorIndexDetails message */
+    const struct plm_manifest *known; /* a version opened as the latest before, or NULL */
     bool replace;                /* false: PLM_CONFLICT if the name is taken */
 };
 

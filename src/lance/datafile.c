@@ -270,8 +270,8 @@ done:
 
 /* ---- the life of a file --------------------------------------------------------- */
 
-enum plm_code plm_datafile_open(struct plm_store *store, const char *path, uint64_t size_bytes,
-                                struct plm_datafile **out, struct plm_err *err)
+static enum plm_code open_file(struct plm_store *store, const char *path, uint64_t size_bytes,
+                               bool is_all_wanted, struct plm_datafile **out, struct plm_err *err)
 {
     static atomic_uint_fast64_t n_opened; /* only to tell files apart, see plm_datafile.serial */
     enum plm_code rc = PLM_OK;
@@ -284,6 +284,10 @@ enum plm_code plm_datafile_open(struct plm_store *store, const char *path, uint6
     file->serial = atomic_fetch_add(&n_opened, 1) + 1;
     PLM_TRY(plm_file_open(store, path, size_bytes, &file->file, err));
     file->size_bytes = plm_file_size(file->file);
+    if (is_all_wanted) {
+        struct plm_range all = {0, (size_t)plm_min_u64(file->size_bytes, SIZE_MAX), NULL};
+        plm_file_expect(file->file, &all, 1);
+    }
     PLM_TRY(read_footer(file, &meta_at, err));
     PLM_TRY(read_descriptor(file, err));
     PLM_TRY(trim_tail(file, meta_at, err));
@@ -292,6 +296,18 @@ enum plm_code plm_datafile_open(struct plm_store *store, const char *path, uint6
 done:
     plm_datafile_close(file);
     return rc;
+}
+
+enum plm_code plm_datafile_open(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                struct plm_datafile **out, struct plm_err *err)
+{
+    return open_file(store, path, size_bytes, false, out, err);
+}
+
+enum plm_code plm_datafile_open_all(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                    struct plm_datafile **out, struct plm_err *err)
+{
+    return open_file(store, path, size_bytes, true, out, err);
 }
 
 void plm_datafile_close(struct plm_datafile *file)

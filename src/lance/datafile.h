@@ -21,6 +21,10 @@ struct plm_datafile;
 PLM_MUST_CHECK enum plm_code
 plm_datafile_open(struct plm_store *store, const char *path, uint64_t size_bytes,
                   struct plm_datafile **out, struct plm_err *err);
+/* The same for a file of which most will be read: a remote store fetches it in long requests. */
+PLM_MUST_CHECK enum plm_code
+plm_datafile_open_all(struct plm_store *store, const char *path, uint64_t size_bytes,
+                      struct plm_datafile **out, struct plm_err *err);
 void plm_datafile_close(struct plm_datafile *file);
 
 uint32_t plm_datafile_n_columns(const struct plm_datafile *file);
@@ -72,6 +76,14 @@ PLM_MUST_CHECK enum plm_code
 plm_datafile_read(struct plm_datafile *file, uint32_t column, const struct plm_column_shape *shape,
                   uint64_t first, size_t n, void *values, uint8_t *nulls,
                   struct plm_read_scratch *scratch, struct plm_err *err);
+
+/* Rows of a checked column that are read soon (NULL = all of it), as plm_file_expect(). */
+struct plm_row_range {
+    uint64_t first, n;
+};
+void plm_datafile_expect(struct plm_datafile *file, uint32_t column,
+                         const struct plm_column_shape *shape, const struct plm_row_range *rows,
+                         size_t n);
 
 /* ---- writing index files ------------------------------------------------------ */
 

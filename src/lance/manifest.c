@@ -74,15 +74,38 @@ static enum plm_code no_version(struct plm_store *store, uint64_t version, struc
     return rc;
 }
 
+static bool is_same_file(const struct plm_listed_version *a, const struct plm_listed_version *b)
+{
+    return a->version == b->version && a->size_bytes == b->size_bytes &&
+           a->modified_ms == b->modified_ms && a->is_v1_naming == b->is_v1_naming;
+}
+
+static enum plm_code read_latest(struct plm_store *store, const struct plm_manifest *known,
+                                 struct plm_listed_version *listed, struct plm_buf *raw,
+                                 struct plm_err *err)
+{
+    enum plm_code rc = plm_versions_latest(store, listed, err);
+
+    if (rc != PLM_OK)
+        return rc;
+    if (!known || plm_store_is_local(store) || !is_same_file(&known->listed, listed))
+        return plm_manifest_get(store, listed->version, listed->is_v1_naming, raw, err);
+    plm_buf_init(raw, plm_store_ctx(store), PLM_MANIFEST_BYTES_MAX);
+    return plm_buf_add(raw, known->raw.data, known->raw.len, err);
+}
+
 /* Reads the file of a version (0 = latest). */
-static enum plm_code read_version(struct plm_store *store, uint64_t *version, bool *is_v1_naming,
-                                  struct plm_buf *raw, struct plm_err *err)
+static enum plm_code read_version(struct plm_store *store, const struct plm_manifest *known,
+                                  uint64_t *version, struct plm_listed_version *listed,
+                                  bool *is_v1_naming, struct plm_buf *raw, struct plm_err *err)
 {
     enum plm_code rc;
 
     if (*version == 0) {
-        rc = plm_versions_latest(store, version, is_v1_naming, err);
-        return rc != PLM_OK ? rc : plm_manifest_get(store, *version, *is_v1_naming, raw, err);
+        rc = read_latest(store, known, listed, raw, err);
+        *version = listed->version;
+        *is_v1_naming = listed->is_v1_naming;
+        return rc;
     }
     *is_v1_naming = false;
     rc = plm_manifest_get(store, *version, false, raw, err);
@@ -95,16 +118,18 @@ static enum plm_code read_version(struct plm_store *store, uint64_t *version, bo
 }
 
 /* Opens on `root`, the directory that holds `_versions/`. */
-static enum plm_code open_at(struct plm_store *root, uint64_t version, struct plm_manifest *out,
+static enum plm_code open_at(struct plm_store *root, uint64_t version,
+                             const struct plm_manifest *known, struct plm_manifest *out,
                              struct plm_err *err)
 {
+    struct plm_listed_version listed = {0};
     enum plm_code rc = PLM_OK;
     struct plm_manifest found = {0};
     struct plm_buf raw = {0};
     bool is_v1_naming;
     char name[40];
 
-    PLM_TRY(read_version(root, &version, &is_v1_naming, &raw, err));
+    PLM_TRY(read_version(root, known, &version, &listed, &is_v1_naming, &raw, err));
     plm_manifest_file_name(version, is_v1_naming, name);
     rc = plm_manifest_parse(plm_store_ctx(root), root, &raw, &found, err);
     if (rc == PLM_OK && found.version != version)
@@ -112,6 +137,7 @@ static enum plm_code open_at(struct plm_store *root, uint64_t version, struct pl
     if (rc != PLM_OK)
         PLM_TRY(plm_wrap(err, rc, "%s/" PLM_VERSIONS_DIR "/%s", plm_store_uri(root), name));
     found.is_v1_naming = is_v1_naming;
+    found.listed = listed;
     PLM_TRY(plm_arena_alloc(found.ctx, &found.arena, &found.file_name, sizeof name, 1, err));
     memcpy(found.file_name, name, sizeof name);
     *out = found;
@@ -171,8 +197,9 @@ done:
     return rc;
 }
 
-enum plm_code plm_manifest_open(struct plm_store *store, const char *branch, uint64_t version,
-                                struct plm_manifest *out, struct plm_err *err)
+static enum plm_code open_version(struct plm_store *store, const char *branch, uint64_t version,
+                                  const struct plm_manifest *known, struct plm_manifest *out,
+                                  struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_store *root = NULL;
@@ -180,12 +207,25 @@ enum plm_code plm_manifest_open(struct plm_store *store, const char *branch, uin
 
     if (!is_main)
         PLM_TRY(open_branch(store, branch, &root, err));
-    PLM_TRY(open_at(root ? root : store, version, out, err));
+    PLM_TRY(open_at(root ? root : store, version, known, out, err));
     out->owned_store = root;
     root = NULL;
 done:
     plm_store_close(root);
     return rc;
+}
+
+enum plm_code plm_manifest_open(struct plm_store *store, const char *branch, uint64_t version,
+                                struct plm_manifest *out, struct plm_err *err)
+{
+    return open_version(store, branch, version, NULL, out, err);
+}
+
+enum plm_code plm_manifest_open_latest(struct plm_store *store, const char *branch,
+                                       const struct plm_manifest *known, struct plm_manifest *out,
+                                       struct plm_err *err)
+{
+    return open_version(store, branch, 0, known, out, err);
 }
 
 void plm_manifest_reset(struct plm_manifest *manifest)

@@ -86,6 +86,13 @@ struct plm_index_meta {
 
 struct plm_arena_block;
 
+/* A manifest file as a listing shows it. */
+struct plm_listed_version {
+    uint64_t version, size_bytes;
+    int64_t modified_ms;
+    bool is_v1_naming;
+};
+
 struct plm_manifest {
     struct plm_ctx *ctx;
     struct plm_arena_block *arena; /* holds everything parsed */
@@ -109,6 +116,7 @@ struct plm_manifest {
     int64_t inline_txn_at;    /* offset of its length word in `raw`, -1 = none */
     uint64_t xxh3;            /* of the whole file */
     struct plm_buf raw;       /* the whole manifest file */
+    struct plm_listed_version listed; /* how it was found; version 0 = it was asked for by number */
     struct plm_view message;  /* the Manifest message in `raw` */
     struct plm_view index_section; /* the IndexSection message, len 0 = none */
 };
@@ -135,6 +143,12 @@ void plm_manifest_file_name(uint64_t version, bool is_v1_naming, char out[40]);
 PLM_MUST_CHECK enum plm_code
 plm_manifest_open(struct plm_store *store, const char *branch, uint64_t version,
                   struct plm_manifest *out, struct plm_err *err);
+/* The latest version. On remote storage `known` (NULL = none), opened as the latest a while ago, is not
+ * read again when the listing shows that same file as the newest: nothing ever replaces one. */
+PLM_MUST_CHECK enum plm_code
+plm_manifest_open_latest(struct plm_store *store, const char *branch,
+                         const struct plm_manifest *known, struct plm_manifest *out,
+                         struct plm_err *err);
 /* Parse bytes already read (takes `raw`'s contents over on success). store may be NULL in tests. */
 PLM_MUST_CHECK enum plm_code
 plm_manifest_parse(struct plm_ctx *ctx, struct plm_store *store, struct plm_buf *raw,

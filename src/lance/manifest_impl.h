@@ -74,10 +74,9 @@ plm_flags_check(uint64_t flags, const char *kind, struct plm_err *err);
 
 /* ---- finding versions ------------------------------------------------------------ */
 
-/* Newest version and its naming scheme. */
+/* The newest version, as listed. */
 PLM_MUST_CHECK enum plm_code
-plm_versions_latest(struct plm_store *store, uint64_t *version, bool *is_v1_naming,
-                    struct plm_err *err);
+plm_versions_latest(struct plm_store *store, struct plm_listed_version *out, struct plm_err *err);
 /* The manifest file of a version into `raw` (initialised here), and its name. */
 PLM_MUST_CHECK enum plm_code
 plm_manifest_get(struct plm_store *store, uint64_t version, bool is_v1_naming,

@@ -103,9 +103,9 @@ void plm_versions_reset(struct plm_versions *versions)
 }
 
 /* The newest among the names given; false if there is none. */
-static bool newest_of(const struct plm_entries *entries, uint64_t *version, bool *is_v1_naming)
+static bool newest_of(const struct plm_entries *entries, struct plm_listed_version *out)
 {
-    uint64_t best = 0;
+    *out = (struct plm_listed_version){0};
 
     for (size_t i = 0; i < entries->n; i++) {
         uint64_t v;
@@ -113,38 +113,35 @@ static bool newest_of(const struct plm_entries *entries, uint64_t *version, bool
 
         if (entries->items[i].is_dir || !parse_name(entries->items[i].name, &v, &is_v1))
             continue;
-        if (v > best || (v == best && !is_v1)) {
-            best = v;
-            *is_v1_naming = is_v1;
-        }
+        if (v > out->version || (v == out->version && !is_v1))
+            *out = (struct plm_listed_version){v, entries->items[i].size_bytes,
+                                               entries->items[i].modified_ms, is_v1};
     }
-    *version = best;
-    return best != 0;
+    return out->version != 0;
 }
 
 /* A remote listing is sorted and the newer names count down: the first page has the newest.
  * Only with the older names must everything be read. */
-enum plm_code plm_versions_latest(struct plm_store *store, uint64_t *version, bool *is_v1_naming,
+enum plm_code plm_versions_latest(struct plm_store *store, struct plm_listed_version *out,
                                   struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_entries entries = {0};
-    bool is_v1 = false, found = false;
-    uint64_t newest = 0;
+    struct plm_listed_version newest = {0};
+    bool found = false;
 
     if (!plm_store_is_local(store)) {
         PLM_TRY(plm_store_list(store, PLM_VERSIONS_DIR, LIST_FIRST, &entries, err));
-        found = newest_of(&entries, &newest, &is_v1) && !is_v1;
+        found = newest_of(&entries, &newest) && !newest.is_v1_naming;
         if (!found)
             plm_entries_reset(&entries);
     }
     if (!found) {
         PLM_TRY(plm_store_list(store, PLM_VERSIONS_DIR, 0, &entries, err));
-        if (!newest_of(&entries, &newest, &is_v1))
+        if (!newest_of(&entries, &newest))
             PLM_TRY(no_table(store, &entries, err));
     }
-    *version = newest;
-    *is_v1_naming = is_v1;
+    *out = newest;
 done:
     plm_entries_reset(&entries);
     return rc;

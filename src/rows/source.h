@@ -47,6 +47,14 @@ plm_source_open_copy(struct plm_manifest *manifest, const struct plm_column *col
                      struct plm_source *out, struct plm_err *err);
 void plm_source_close(struct plm_source *source);
 
+/* Ranges of ordinals that are read soon, ascending (NULL = all rows): a remote store fetches them in long
+ * requests and keeps what is still to be read. They replace those of the call before. Not while
+ * the source is read. */
+struct plm_ordinals {
+    uint64_t first, n;
+};
+void plm_source_expect(struct plm_source *source, const struct plm_ordinals *ranges, size_t n);
+
 /* Live rows of a range, ready for arithmetic. {0} is empty; reused from read to read. */
 struct plm_batch {
     struct plm_ctx *ctx;

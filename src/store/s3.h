@@ -9,6 +9,7 @@
 
 #include "store/s3_creds.h"
 #include "store/s3_retry.h"
+#include "store/s3_window.h"
 #include "store/store_impl.h"
 
 #define PLM_S3_KEY_BYTES_MAX 1024
@@ -112,6 +113,7 @@ PLM_MUST_CHECK enum plm_code plm_s3_one(struct plm_s3_client *client, struct plm
 struct plm_s3 {
     struct plm_store base;
     struct plm_s3_client client;
+    struct plm_s3_shelf shelf;
     pthread_mutex_t probe_lock;
     bool conditional_works; /* the probe went well */
 };

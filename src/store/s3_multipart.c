@@ -1,18 +1,27 @@
 /* s3_multipart.c - a big object from parts, written by several threads or processes.
  *
- * The token is "s3:<upload id>:<key>", both percent-encoded. What the parts are is asked from
- * S3 at the end, so nobody has to carry their tags around.
+ * The token is "s3:<upload id>:<key>", both percent-encoded. What parts other processes wrote is asked
+ * from S3 at the end, so nobody has to carry their tags around. A writer of this process alone
+ * notes them itself, and begins no upload before its first part: an object in one piece is one PUT.
  */
 #ifdef PLM_WITH_S3
 
 #include "store/s3.h"
 #include "store/s3_xml.h"
 
+#include <stdlib.h>
+
 #define PART_BYTES_MIN ((uint64_t)5 << 20)
+#define WHOLE_PUT_BYTES_MAX ((uint64_t)1 << 30)
 
 struct s3_writer {
     struct plm_writer base;
-    char *upload_id;
+    pthread_mutex_t lock; /* of what follows */
+    char *upload_id;      /* NULL: not begun */
+    bool is_shared;       /* other processes write parts, too */
+    bool is_put;          /* in one piece, and there */
+    struct plm_s3_parts parts; /* written here, in no order */
+    bool lacks_tag; /* the server named no tag for a part: then it is asked after all */
     char key[PLM_S3_KEY_BYTES_MAX + 1];
 };
 
@@ -35,6 +44,8 @@ static void free_writer(struct s3_writer *w)
     if (w == NULL)
         return;
     ctx = w->base.store->ctx;
+    plm_free(ctx, w->parts.items);
+    pthread_mutex_destroy(&w->lock);
     plm_free(ctx, w->upload_id);
     plm_free(ctx, w->base.name);
     plm_free(ctx, w);
@@ -131,6 +142,9 @@ enum plm_code plm_s3_writer_open(struct plm_store *store, const char *path, uint
     char *fresh = NULL;
 
     PLM_TRY(plm_calloc(store->ctx, &w, 1, sizeof *w, err));
+    pthread_mutex_init(&w->lock, NULL);
+    w->parts.ctx = store->ctx;
+    w->is_shared = token || token_out;
     w->base.store = store;
     w->base.size_bytes = size_bytes;
     PLM_TRY(plm_s3_key(s3, path, &q, err));
@@ -138,7 +152,7 @@ enum plm_code plm_s3_writer_open(struct plm_store *store, const char *path, uint
     PLM_TRY(plm_format(store->ctx, &w->base.name, err, "s3://%s/%s", s3->client.config.bucket, q.key));
     if (token)
         PLM_TRY(read_token(w, token, err));
-    else
+    else if (w->is_shared)
         PLM_TRY(begin_upload(w, err));
     if (token_out) {
         rc = make_token(w, &fresh, err);
@@ -154,30 +168,108 @@ done:
     return rc;
 }
 
+/* All of a small object. */
+static enum plm_code put_whole(struct s3_writer *w, const void *bytes, size_t n, struct plm_err *err)
+{
+    struct plm_s3_request q = {.method = "PUT", .body = bytes, .body_bytes = n};
+    enum plm_code rc;
+
+    memcpy(q.key, w->key, sizeof q.key);
+    rc = plm_s3_one(&s3_of(w)->client, &q, err);
+    w->is_put = rc == PLM_OK;
+    return rc;
+}
+
+static enum plm_code begin_once(struct s3_writer *w, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    pthread_mutex_lock(&w->lock);
+    if (w->upload_id == NULL)
+        rc = begin_upload(w, err);
+    pthread_mutex_unlock(&w->lock);
+    return rc;
+}
+
+/* A part written twice counts as it was the second time. */
+static enum plm_code note_part(struct s3_writer *w, unsigned number, size_t n,
+                               const struct plm_s3_reply *reply, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    size_t at = 0;
+
+    pthread_mutex_lock(&w->lock);
+    while (at < w->parts.n && w->parts.items[at].number != number)
+        at++;
+    if (at == w->parts.cap) {
+        size_t cap = w->parts.cap ? 2 * w->parts.cap : 16;
+
+        PLM_TRY(plm_realloc(w->parts.ctx, &w->parts.items, cap, sizeof *w->parts.items, err));
+        w->parts.cap = cap;
+    }
+    w->parts.n = plm_max_size(w->parts.n, at + 1);
+    w->parts.items[at].number = number;
+    w->parts.items[at].size_bytes = n;
+    memcpy(w->parts.items[at].etag, reply->etag, sizeof reply->etag);
+    w->lacks_tag = w->lacks_tag || reply->etag[0] == 0;
+done:
+    pthread_mutex_unlock(&w->lock);
+    return rc;
+}
+
 enum plm_code plm_s3_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset,
                                   const void *bytes, size_t n, struct plm_err *err)
 {
     struct s3_writer *w = (struct s3_writer *)writer;
     struct plm_s3_request q;
     char number[16];
+    enum plm_code rc = PLM_OK;
 
     if (n < PART_BYTES_MIN && offset + n != writer->size_bytes)
         return plm_fail(err, PLM_ARG, "%s: part %u has %zu bytes, every part but the last needs 5 MiB",
                         writer->name, part, n);
+    if (!w->is_shared && n == writer->size_bytes && n <= WHOLE_PUT_BYTES_MAX)
+        return put_whole(w, bytes, n, err);
+    PLM_TRY(begin_once(w, err));
     snprintf(number, sizeof number, "%u", part);
     request_of(w, "PUT", &q);
     q.query[q.n_query++] = (struct plm_s3_pair){"partNumber", number};
     q.body = bytes;
     q.body_bytes = n;
-    return plm_s3_one(&s3_of(w)->client, &q, err);
+    PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
+    if (!w->is_shared)
+        PLM_TRY(note_part(w, part, n, &q.reply, err));
+done:
+    return rc;
 }
 
-/* All parts S3 has; together they must be the whole object. */
+static int by_number(const void *a, const void *b)
+{
+    const struct plm_s3_part *x = a, *y = b;
+
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* Together the parts must be the whole object. */
+static enum plm_code check_parts(const struct s3_writer *w, struct plm_s3_parts *parts, struct plm_err *err)
+{
+    uint64_t sum = 0;
+
+    if (parts->n > 1)
+        qsort(parts->items, parts->n, sizeof *parts->items, by_number);
+    for (size_t i = 0; i < parts->n; i++)
+        sum += parts->items[i].size_bytes; /* at most 10000: cannot wrap below the true size */
+    if (sum != w->base.size_bytes)
+        return plm_fail(err, PLM_IO, "%s: the %zu parts written hold %" PRIu64 " bytes, expected %" PRIu64,
+                        w->base.name, parts->n, sum, w->base.size_bytes);
+    return PLM_OK;
+}
+
+/* All parts S3 has. */
 static enum plm_code list_parts(struct s3_writer *w, struct plm_s3_parts *parts, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_buf xml;
-    uint64_t sum = 0;
     char marker[16];
 
     plm_buf_init(&xml, parts->ctx, 8 << 20);
@@ -196,11 +288,6 @@ static enum plm_code list_parts(struct s3_writer *w, struct plm_s3_parts *parts,
         if (rc)
             PLM_TRY(plm_wrap(err, rc, "%s: parts of the upload", w->base.name));
     } while (parts->truncated);
-    for (size_t i = 0; i < parts->n; i++)
-        sum += parts->items[i].size_bytes; /* at most 10000: cannot wrap below the true size */
-    if (sum != w->base.size_bytes)
-        PLM_TRY(plm_fail(err, PLM_IO, "%s: the %zu parts written hold %" PRIu64 " bytes, expected %" PRIu64,
-                         w->base.name, parts->n, sum, w->base.size_bytes));
 done:
     plm_buf_reset(&xml);
     return rc;
@@ -293,7 +380,8 @@ static enum plm_code finish_empty(struct s3_writer *w, struct plm_err *err)
     struct plm_s3_request q = {.method = "PUT"};
 
     memcpy(q.key, w->key, sizeof q.key);
-    PLM_TRY(abort_upload(w, err));
+    if (w->upload_id)
+        PLM_TRY(abort_upload(w, err));
     PLM_TRY(plm_s3_one(&s3_of(w)->client, &q, err));
 done:
     return rc;
@@ -303,14 +391,18 @@ enum plm_code plm_s3_writer_finish(struct plm_writer *writer, struct plm_err *er
 {
     struct s3_writer *w = (struct s3_writer *)writer;
     enum plm_code rc = PLM_OK;
-    struct plm_s3_parts parts = {.ctx = writer->store->ctx};
 
     if (writer->size_bytes == 0)
         return finish_empty(w, err);
-    PLM_TRY(list_parts(w, &parts, err));
-    PLM_TRY(complete(w, &parts, err));
+    if (w->is_put)
+        return PLM_OK;
+    if (w->is_shared || w->lacks_tag) {
+        w->parts.n = 0;
+        PLM_TRY(list_parts(w, &w->parts, err));
+    }
+    PLM_TRY(check_parts(w, &w->parts, err));
+    PLM_TRY(complete(w, &w->parts, err));
 done:
-    plm_free(parts.ctx, parts.items);
     return rc;
 }
 
@@ -319,8 +411,16 @@ void plm_s3_writer_close(struct plm_writer *writer, bool remove)
     struct s3_writer *w = (struct s3_writer *)writer;
     struct plm_err err;
 
-    if (w && remove && abort_upload(w, &err) != PLM_OK)
-        plm_warn(writer->store->ctx, "%s: unfinished upload stays behind: %s", writer->name, err.message);
+    if (w && remove && w->upload_id && abort_upload(w, &err) != PLM_OK)
+        plm_warn(writer->store->ctx, "%s: unfinished upload stays behind: %s; pilum gc removes it",
+                 writer->name, err.message);
+    if (w && remove && w->is_put) {
+        struct plm_s3_request q = {.method = "DELETE"};
+
+        memcpy(q.key, w->key, sizeof q.key);
+        if (plm_s3_one(&s3_of(w)->client, &q, &err) != PLM_OK)
+            plm_warn(writer->store->ctx, "%s stays behind: %s", writer->name, err.message);
+    }
     free_writer(w);
 }
 

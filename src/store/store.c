@@ -238,6 +238,18 @@ enum plm_code plm_file_read_ranges(struct plm_file *file, const struct plm_range
     return n == 0 ? PLM_OK : file->store->ops->file_read_ranges(file, ranges, n, err);
 }
 
+void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n)
+{
+    if (file->store->ops->file_expect)
+        file->store->ops->file_expect(file, ranges, n);
+}
+
+void plm_store_keep(struct plm_store *store, uint64_t bytes)
+{
+    if (store->ops->keep)
+        store->ops->keep(store, bytes);
+}
+
 void plm_file_close(struct plm_file *file)
 {
     if (file)
@@ -325,6 +337,16 @@ enum plm_code plm_store_put_if_absent(struct plm_store *store, const char *path,
                                       size_t n, struct plm_err *err)
 {
     return put(store, path, bytes, n, true, err);
+}
+
+enum plm_code plm_store_put_probing(struct plm_store *store, const char *path, const void *bytes,
+                                    size_t n, struct plm_err *err)
+{
+    enum plm_code rc = check_path(path, err);
+
+    if (rc == PLM_OK && store->ops->put_probing)
+        return store->ops->put_probing(store, path, bytes, n, err);
+    return rc ? rc : store->ops->put(store, path, bytes, n, false, err);
 }
 
 enum plm_code plm_store_delete(struct plm_store *store, const char *path, struct plm_err *err)

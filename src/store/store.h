@@ -51,7 +51,14 @@ struct plm_range {
 PLM_MUST_CHECK enum plm_code
 plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size_t n,
                      struct plm_err *err);
+/* The ranges that are read soon, most of each (`dst` is not looked at); they replace those of the call
+ * before. A remote store then fetches near ones together, in requests of 8 MiB and more, and keeps
+ * what has not been asked for yet. A hint: without memory nothing comes of it. Not while the
+ * file is read. */
+void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n);
 void plm_file_close(struct plm_file *file);
+/* How much may be kept in that way, of all files of the store together; 8 MiB at first. */
+void plm_store_keep(struct plm_store *store, uint64_t bytes);
 
 /* A whole small object into `buf` (initialised by the caller; its ceiling is the limit). */
 PLM_MUST_CHECK enum plm_code
@@ -93,6 +100,12 @@ plm_store_put(struct plm_store *store, const char *path, const void *bytes, size
 PLM_MUST_CHECK enum plm_code
 plm_store_put_if_absent(struct plm_store *store, const char *path, const void *bytes, size_t n,
                         struct plm_err *err);
+/* As plm_store_put() of an object nobody else writes. On a remote store it is also where conditions are
+ * tried out before the first plm_store_put_if_absent(): the object is put twice under one,
+ * which must succeed and then fail. PLM_UNSUPPORTED if they do not; the object is gone then. */
+PLM_MUST_CHECK enum plm_code
+plm_store_put_probing(struct plm_store *store, const char *path, const void *bytes, size_t n,
+                      struct plm_err *err);
 /* Missing is fine. */
 PLM_MUST_CHECK enum plm_code
 plm_store_delete(struct plm_store *store, const char *path, struct plm_err *err);

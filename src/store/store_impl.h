@@ -9,7 +9,8 @@
  *                   the embedded base included. writer_finish frees nothing: after it returns
  *                   PLM_OK store.c calls writer_close(w, false); after an error the caller
  *                   still has the writer, to abort or detach.
- * NULL              `get`, `rename` and `lock` may be NULL: open + read, and PLM_UNSUPPORTED.
+ * NULL              `get`, `rename`, `lock`, `file_expect`, `keep` and `put_probing` may be NULL:
+ *                   open + read, PLM_UNSUPPORTED twice, nothing twice, `put`.
  */
 #ifndef PLM_STORE_IMPL_H
 #define PLM_STORE_IMPL_H
@@ -23,11 +24,15 @@ struct plm_store_ops {
     enum plm_code (*file_read_ranges)(struct plm_file *, const struct plm_range *, size_t n,
                                       struct plm_err *);
     void (*file_close)(struct plm_file *);
+    void (*file_expect)(struct plm_file *, const struct plm_range *, size_t n);
+    void (*keep)(struct plm_store *, uint64_t bytes);
     enum plm_code (*size)(struct plm_store *, const char *path, uint64_t *, struct plm_err *);
     enum plm_code (*list)(struct plm_store *, const char *dir, size_t limit, struct plm_entries *,
                           struct plm_err *);
     enum plm_code (*put)(struct plm_store *, const char *path, const void *, size_t, bool if_absent,
                          struct plm_err *);
+    enum plm_code (*put_probing)(struct plm_store *, const char *path, const void *, size_t,
+                                 struct plm_err *);
     enum plm_code (*del)(struct plm_store *, const char *path, struct plm_err *);
     enum plm_code (*delete_tree)(struct plm_store *, const char *dir, struct plm_err *);
     enum plm_code (*rename)(struct plm_store *, const char *, const char *, struct plm_err *);

@@ -6,10 +6,6 @@
 
 #include <stdlib.h>
 
-/* Ranges nearer than this are fetched as one: at 100 MB/s the gap costs 1 ms, a request 20. */
-#define GAP_BYTES ((uint64_t)128 << 10)
-/* One connection brings about 80 MB/s: pieces this long keep 16 of them busy. */
-#define PIECE_BYTES ((uint64_t)8 << 20)
 /* One PUT may carry 5 GiB; the server's copy the same. */
 #define PUT_BYTES_MAX ((uint64_t)5 << 30)
 #define PAGE_KEYS 1000
@@ -46,6 +42,7 @@ struct s3_file {
     struct plm_file base;
     char key[PLM_S3_KEY_BYTES_MAX + 1];
     char etag[160]; /* "" = unknown */
+    struct plm_s3_windows windows;
 };
 
 static enum plm_code head(struct plm_s3 *s3, const char *path, struct plm_s3_request *q,
@@ -81,6 +78,7 @@ static void s3_file_close(struct plm_file *file)
     if (file == NULL)
         return;
     ctx = file->store->ctx;
+    plm_s3_windows_forget(&s3_of(file->store)->shelf, &((struct s3_file *)file)->windows);
     plm_free(ctx, file->name);
     plm_free(ctx, file);
 }
@@ -118,6 +116,7 @@ struct job {
     uint64_t first, n_bytes;
     const struct plm_range *pieces;
     size_t n_pieces;
+    struct plm_s3_window *window; /* the job fetches it; else NULL */
 };
 struct plan {
     struct s3_file *file;
@@ -133,39 +132,51 @@ static int by_offset(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
+static enum plm_code add_job(struct plan *plan, struct job job, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    if (plan->n_jobs == plan->jobs_cap) {
+        plan->jobs_cap = plan->jobs_cap ? plan->jobs_cap * 2 : 16;
+        PLM_TRY(plm_realloc(plan->file->base.store->ctx, &plan->jobs, plan->jobs_cap, sizeof *plan->jobs,
+                            err));
+    }
+    plan->jobs[plan->n_jobs++] = job;
+done:
+    return rc;
+}
+
 /* The stretch from..to, which pieces[0..n) lie in, as jobs of about equal length. */
 static enum plm_code add_jobs(struct plan *plan, uint64_t from, uint64_t to,
                               const struct plm_range *pieces, size_t n, struct plm_err *err)
 {
-    struct plm_ctx *ctx = plan->file->base.store->ctx;
     enum plm_code rc = PLM_OK;
-    uint64_t n_parts = (to - from + PIECE_BYTES - 1) / PIECE_BYTES;
-    uint64_t part = n_parts ? (to - from + n_parts - 1) / n_parts : 0;
+    uint64_t n_parts = plm_max_u64(1, (to - from) / PLM_S3_PIECE_BYTES);
+    uint64_t part = (to - from + n_parts - 1) / n_parts;
 
     for (uint64_t at = from; at < to; at += part) {
-        struct job job = {at, plm_min_u64(part, to - at), pieces, n};
+        struct job job = {at, plm_min_u64(part, to - at), pieces, n, NULL};
 
         while (job.n_pieces > 0 && job.pieces->offset + job.pieces->len <= at)
             job.pieces++, job.n_pieces--;
         pieces = job.pieces;
         n = job.n_pieces;
-        if (plan->n_jobs == plan->jobs_cap) {
-            plan->jobs_cap = plan->jobs_cap ? plan->jobs_cap * 2 : 16;
-            PLM_TRY(plm_realloc(ctx, &plan->jobs, plan->jobs_cap, sizeof *plan->jobs, err));
-        }
-        plan->jobs[plan->n_jobs++] = job;
+        PLM_TRY(add_job(plan, job, err));
     }
 done:
     return rc;
 }
 
-static enum plm_code make_plan(struct plan *plan, const struct plm_range *ranges, size_t n,
-                               struct plm_err *err)
+/* Jobs for ranges that no window holds: near ones together. */
+static enum plm_code add_ranges(struct plan *plan, const struct plm_range *ranges, size_t n,
+                                struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     size_t begin = 0;
     uint64_t end;
 
+    if (n == 0)
+        return PLM_OK;
     PLM_TRY(plm_alloc(plan->file->base.store->ctx, &plan->sorted, n, sizeof *ranges, err));
     memcpy(plan->sorted, ranges, n * sizeof *ranges);
     qsort(plan->sorted, n, sizeof *ranges, by_offset);
@@ -173,7 +184,7 @@ static enum plm_code make_plan(struct plan *plan, const struct plm_range *ranges
     for (size_t i = 1; i < n; i++) {
         const struct plm_range *r = &plan->sorted[i];
 
-        if (r->offset > end && r->offset - end > GAP_BYTES) {
+        if (r->offset > end && r->offset - end > PLM_S3_GAP_BYTES) {
             PLM_TRY(add_jobs(plan, plan->sorted[begin].offset, end, plan->sorted + begin, i - begin,
                              err));
             begin = i;
@@ -204,21 +215,79 @@ static enum plm_code fill_job(void *arg, size_t i, struct plm_s3_request *q, str
     return PLM_OK;
 }
 
-static enum plm_code s3_file_read_ranges(struct plm_file *file, const struct plm_range *ranges,
+static enum plm_code job_done(void *arg, size_t i, struct plm_s3_request *q, struct plm_err *err)
+{
+    const struct plan *plan = arg;
+
+    (void)q, (void)err;
+    if (plan->jobs[i].window)
+        plm_s3_window_came(&s3_of(plan->file->base.store)->shelf, plan->jobs[i].window);
+    return PLM_OK;
+}
+
+/* Fetches windows and ranges; places: room for one range for each window. */
+static enum plm_code fetch(struct s3_file *file, struct plm_s3_window *const *windows, size_t n_windows,
+                           struct plm_range *places, const struct plm_range *ranges, size_t n,
+                           struct plm_err *err)
+{
+    struct plan plan = {.file = file};
+    struct plm_s3_batch batch = {.arg = &plan, .fill = fill_job, .done = job_done};
+    enum plm_code rc = PLM_OK;
+
+    for (size_t i = 0; i < n_windows; i++) {
+        struct plm_s3_window *w = windows[i];
+
+        places[i] = (struct plm_range){w->from, (size_t)(w->to - w->from), w->bytes};
+        PLM_TRY(add_job(&plan, (struct job){w->from, w->to - w->from, &places[i], 1, w}, err));
+    }
+    PLM_TRY(add_ranges(&plan, ranges, n, err));
+    batch.n = plan.n_jobs;
+    PLM_TRY(plm_s3_run(&s3_of(file->base.store)->client, &batch, err));
+done:
+    plm_free(file->base.store->ctx, plan.jobs);
+    plm_free(file->base.store->ctx, plan.sorted);
+    return rc;
+}
+
+static enum plm_code s3_file_read_ranges(struct plm_file *base, const struct plm_range *ranges,
                                          size_t n, struct plm_err *err)
 {
-    struct plm_s3 *s3 = s3_of(file->store);
+    struct s3_file *file = (struct s3_file *)base;
+    struct plm_s3_shelf *shelf = &s3_of(base->store)->shelf;
+    struct plm_s3_served served = {0};
+    struct plm_range *places = NULL;
+    size_t n_again = 0;
     enum plm_code rc = PLM_OK;
-    struct plan plan = {.file = (struct s3_file *)file};
-    struct plm_s3_batch batch = {.arg = &plan, .fill = fill_job};
 
-    PLM_TRY(make_plan(&plan, ranges, n, err));
-    batch.n = plan.n_jobs;
-    PLM_TRY(plm_s3_run(&s3->client, &batch, err));
+    if (file->windows.n == 0)
+        return fetch(file, NULL, 0, NULL, ranges, n, err);
+    PLM_TRY(plm_s3_windows_begin(shelf, &file->windows, ranges, n, &served, err));
+    rc = plm_alloc(base->store->ctx, &places, served.n_mine, sizeof *places, err);
+    if (rc == PLM_OK)
+        rc = fetch(file, served.mine, served.n_mine, places, served.rest, served.n_rest, err);
+    rc = plm_s3_windows_finish(shelf, &file->windows, rc, &served, &n_again, err);
+    if (rc == PLM_OK && n_again > 0)
+        rc = fetch(file, NULL, 0, NULL, served.served, n_again, err);
 done:
-    plm_free(file->store->ctx, plan.jobs);
-    plm_free(file->store->ctx, plan.sorted);
+    plm_free(base->store->ctx, places);
+    plm_s3_served_reset(shelf, &served);
     return rc;
+}
+
+static void s3_file_expect(struct plm_file *base, const struct plm_range *ranges, size_t n)
+{
+    struct s3_file *file = (struct s3_file *)base;
+
+    plm_s3_windows_expect(&s3_of(base->store)->shelf, &file->windows, ranges, n);
+}
+
+static void s3_keep(struct plm_store *store, uint64_t bytes)
+{
+    struct plm_s3_shelf *shelf = &s3_of(store)->shelf;
+
+    pthread_mutex_lock(&shelf->lock);
+    shelf->keep_bytes = bytes;
+    pthread_mutex_unlock(&shelf->lock);
 }
 
 static enum plm_code s3_get(struct plm_store *store, const char *path, struct plm_buf *buf,
@@ -380,15 +449,15 @@ static enum plm_code ignored_condition(struct plm_s3 *s3, const char *seen, stru
 }
 
 /* Writes one fresh key twice under the condition: 200, then 412. */
-static enum plm_code probe_key(struct plm_s3 *s3, const char *path, struct plm_err *err)
+static enum plm_code probe_key(struct plm_s3 *s3, const char *path, const void *bytes, size_t n,
+                               struct plm_err *err)
 {
-    static const char text[] = "pilum asks whether conditional writes work here\n";
     struct plm_err local;
     struct plm_s3_request q;
-    enum plm_code rc = put_request(s3, path, text, sizeof text - 1, true, &q, &local);
+    enum plm_code rc = put_request(s3, path, bytes, n, true, &q, &local);
 
     if (rc == PLM_OK)
-        rc = put_request(s3, path, text, sizeof text - 1, true, &q, &local);
+        rc = put_request(s3, path, bytes, n, true, &q, &local);
     else if (rc == PLM_CONFLICT)
         return ignored_condition(s3, "a key that is not there counts as present", err);
     else
@@ -405,13 +474,22 @@ other:
     return rc;
 }
 
+static void remove_probe(struct plm_s3 *s3, const char *path)
+{
+    struct plm_err ignored;
+    enum plm_code gone = s3_delete(&s3->base, path, &ignored);
+
+    if (gone != PLM_OK && gone != PLM_CANCELLED)
+        plm_warn(s3->base.ctx, "the probe object stays behind: %s", ignored.message);
+}
+
 /* An unclear answer (reset, time-out) is asked again with another key. */
 static enum plm_code probe(struct plm_s3 *s3, struct plm_err *err)
 {
-    enum plm_code rc = PLM_OK, gone;
+    static const char bytes[] = "pilum asks whether conditional writes work here\n";
+    enum plm_code rc = PLM_OK;
     uint8_t uuid[16];
     char text[37], path[64];
-    struct plm_err ignored;
 
     for (int i = 0; i < 4; i++) {
         rc = plm_uuid_random(uuid, err);
@@ -419,10 +497,8 @@ static enum plm_code probe(struct plm_s3 *s3, struct plm_err *err)
             return rc;
         plm_uuid_text(uuid, text);
         snprintf(path, sizeof path, "_pilum/probe-%s", text);
-        rc = probe_key(s3, path, err);
-        gone = s3_delete(&s3->base, path, &ignored);
-        if (gone != PLM_OK && gone != PLM_CANCELLED)
-            plm_warn(s3->base.ctx, "the probe object stays behind: %s", ignored.message);
+        rc = probe_key(s3, path, bytes, sizeof bytes - 1, err);
+        remove_probe(s3, path);
         if (rc != PLM_RETRY)
             break;
     }
@@ -439,6 +515,36 @@ static enum plm_code make_sure_of_conditions(struct plm_s3 *s3, struct plm_err *
     s3->conditional_works = s3->conditional_works || rc == PLM_OK;
     pthread_mutex_unlock(&s3->probe_lock);
     return rc;
+}
+
+/* An object there already (of an earlier try) or an unclear answer tells nothing: then it is put
+ * without condition, and the next conditional write probes with a key of its own. */
+static enum plm_code s3_put_probing(struct plm_store *store, const char *path, const void *bytes,
+                                    size_t n, struct plm_err *err)
+{
+    struct plm_s3 *s3 = s3_of(store);
+    struct plm_s3_request q;
+    struct plm_err local;
+    enum plm_code rc = PLM_RETRY;
+
+    pthread_mutex_lock(&s3->probe_lock);
+    if (!s3->conditional_works)
+        rc = probe_key(s3, path, bytes, n, &local);
+    s3->conditional_works = s3->conditional_works || rc == PLM_OK;
+    pthread_mutex_unlock(&s3->probe_lock);
+    if (rc == PLM_OK || rc == PLM_CANCELLED) {
+        if (rc && err)
+            *err = local;
+        return rc;
+    }
+    if (rc == PLM_UNSUPPORTED) { /* or a copy of an earlier process lies there: a fresh key will tell */
+        rc = make_sure_of_conditions(s3, err);
+        if (rc != PLM_OK) {
+            remove_probe(s3, path);
+            return rc;
+        }
+    }
+    return put_request(s3, path, bytes, n, false, &q, err);
 }
 
 static enum plm_code s3_put(struct plm_store *store, const char *path, const void *bytes, size_t n,
@@ -545,6 +651,7 @@ static void s3_close(struct plm_store *store)
     struct plm_ctx *ctx = store->ctx;
 
     plm_s3_client_reset(&s3->client);
+    plm_s3_shelf_reset(&s3->shelf);
     pthread_mutex_destroy(&s3->probe_lock);
     plm_store_options_free(ctx, store->options);
     plm_free(ctx, store->uri);
@@ -555,10 +662,13 @@ static const struct plm_store_ops s3_ops = {
     .close = s3_close,
     .file_open = s3_file_open,
     .file_read_ranges = s3_file_read_ranges,
+    .file_expect = s3_file_expect,
+    .keep = s3_keep,
     .file_close = s3_file_close,
     .size = s3_size,
     .list = s3_list,
     .put = s3_put,
+    .put_probing = s3_put_probing,
     .del = s3_delete,
     .delete_tree = s3_delete_tree,
     .writer_open = plm_s3_writer_open,
@@ -580,6 +690,7 @@ enum plm_code plm_store_open_s3(struct plm_ctx *ctx, const char *uri, const char
     s3->base.ops = &s3_ops;
     s3->base.ctx = ctx;
     pthread_mutex_init(&s3->probe_lock, NULL);
+    plm_s3_shelf_init(&s3->shelf, ctx);
     PLM_TRY(plm_store_options_copy(ctx, options, &s3->base.options, err));
     PLM_TRY(plm_strdup(ctx, uri, &s3->base.uri, err));
     PLM_TRY(plm_s3_config_read(ctx, uri, (const char *const *)s3->base.options, &config, &given, err));

@@ -164,12 +164,12 @@ def test_delete_tree_spares_neighbours(s3):
 def test_ranges_are_joined_and_split(s3):
     data = noise(20 * MIB)
     s3.put("big", data)
-    wanted = [(0, 10), (9 * MIB, 9 * MIB), (100, 5), (10 * MIB, 7), (len(data) - 1, 1), (300_000, 0)]
+    wanted = [(0, 10), (2 * MIB, 17 * MIB), (100, 5), (10 * MIB, 7), (len(data) - 1, 1), (300_000, 0)]
     reply = s3.ok("read", "big", s3.tmp / "out", 0, *[f"{o}:{n}" for o, n in wanted])
     assert (s3.tmp / "out").read_bytes() == b"".join(data[o:o + n] for o, n in wanted)
     ranges = sorted(e["headers"]["range"] for e in s3.requests("GET") if "range" in e["headers"])
     assert len(ranges) == 4 and reply["n_get"] == 5  # HEAD, 0..104, two halves, the last byte
-    assert reply["bytes_read"] == 105 + 9 * MIB + 1
+    assert reply["bytes_read"] == 105 + 17 * MIB + 1
 
 
 def test_connections_are_kept(s3):
@@ -590,9 +590,26 @@ def test_multipart_whose_last_answer_is_lost(s3):
 def test_empty_and_aborted_multipart(s3):
     s3.ok("multipart", "empty", s3.file("none", b""), 5 * MIB, "finish")
     assert s3.ok("size", "empty")["size"] == 0
-    s3.ok("multipart", "gone", s3.file("some", b"abc"), 5 * MIB, "abort")
+    s3.ok("multipart", "gone", s3.file("some", noise(6 * MIB)), 5 * MIB, "abort")
     assert s3("size", "gone")["code"] == "NOT_FOUND"
     assert s3.requests("DELETE")[-1]["query"].startswith("uploadId=")
+
+
+def test_an_object_in_one_piece_is_one_put(s3):
+    s3.server.state.log.clear()
+    s3.ok("multipart", "small", s3.file("some", b"abc"), 5 * MIB, "finish")
+    assert [(e["method"], e["query"]) for e in s3.server.log] == [("PUT", "")]
+    assert s3.got("small") == b"abc"
+    s3.ok("multipart", "gone", s3.tmp / "some", 5 * MIB, "abort")
+    assert s3("size", "gone")["code"] == "NOT_FOUND"
+
+
+def test_own_parts_are_not_listed(s3):
+    data = noise(11 * MIB)
+    s3.server.state.log.clear()
+    s3.ok("multipart", "big", s3.file("big", data), 5 * MIB, "finish")
+    assert sorted(e["method"] for e in s3.server.log) == ["POST", "POST", "PUT", "PUT", "PUT"]
+    assert s3.got("big") == data
 
 
 # ---- TLS -------------------------------------------------------------------------------
