@@ -1,60 +1,212 @@
-/* estimate.c - what a build will cost, from its shape.
+/* estimate.c - what a build will cost: the work of each phase, divided by what this machine does in
+ * a second (calibrate.c).
  *
- * Rates are per thread and rough: medians of builds on 2-core AVX2 and AVX-512 machines. A
- * calibration on the machine at hand is a later step.
+ * A phase is a sum of terms. Each is work over rate, times a weight: what the formula leaves out,
+ * found by comparing builds with their plans. `bench/fit.py` does that and prints the weights.
  */
+#include <math.h>
+
 #include "build/plan_parts.h"
 
-#define MULTIPLY_ADDS_PER_S 25e9 /* kernels, per thread */
-#define READ_BYTES_PER_S 1.0e9
-#define WRITE_BYTES_PER_S 0.6e9
-#define TREE_PASSES 24  /* k-means iterations over projected rows, both levels */
-#define FULL_PASSES 3   /* means and refinement in full dimension */
-#define PQ_PASSES 18    /* over the training rows, growing sample counted in */
+/* Passes and shapes, as the phases have them. */
+#define AXES_ROWS 2000   /* rows the projection is made from */
+#define AXES_ROUNDS 3    /* of subspace iteration */
+#define DOUBLES_PER_S 3e9 /* multiply-adds in double, one thread */
+#define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
+#define LLOYD_ROUNDS 3   /* refinement in full dimension */
+#define PQ_PASSES 18     /* over the training rows, the smaller sample counted in */
+#define HEAD_RANK 80     /* leading dimensions by which most partitions are excluded */
+#define HEAD_SPREAD 0.15 /* of the dimensions: variance spread over no more than that makes a head pay */
+#define HEAD_LEFT 8      /* partitions evaluated in full behind a head */
+#define CHECK_ROWS_MIN 32
+#define CHECK_ROWS_MAX 1024
+#define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
+#define CHECK_READS 262144 /* bytes of the index read for a row that is looked for */
+#define CURVE_SHARE 0.0625 /* of the partitions: recall is measured up to there at least */
 
-static double over(double work, double rate)
+struct term_info {
+    const char *phase, *name;
+    double weight;
+};
+
+static const struct term_info infos[PLM_N_TERMS] = {
+    [PLM_TERM_SAMPLE] = {"train", "read", 1.3},
+    [PLM_TERM_AXES] = {"train", "axes", 1.2},
+    [PLM_TERM_TREE] = {"train", "tree", 4.4},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 1.2},
+    [PLM_TERM_LLOYD] = {"train", "refine", 2.1},
+    [PLM_TERM_SUMS] = {"train", "sums", 1.4},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 1.2},
+    [PLM_TERM_READ] = {"encode", "read", 1.3},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.3},
+    [PLM_TERM_CODES] = {"encode", "codes", 1.3},
+    [PLM_TERM_PROBES] = {"encode", "probes", 1.8},
+    [PLM_TERM_RUNS] = {"encode", "write", 1.1},
+    [PLM_TERM_GATHER] = {"merge", "gather", 3.0},
+    [PLM_TERM_WRITE] = {"merge", "write", 1.0},
+    [PLM_TERM_CHECK] = {"verify", "check", 1.0},
+    [PLM_TERM_SCAN] = {"verify", "scan", 5.0},
+    [PLM_TERM_TABLES] = {"verify", "tables", 16},
+    [PLM_TERM_COMMIT] = {"commit", "sync", 5.0},
+};
+
+const char *plm_term_name(enum plm_term term, const char **phase)
 {
-    return work / rate;
+    *phase = infos[term].phase;
+    return infos[term].name;
 }
 
-void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p,
-                       struct plm_estimate *out)
+/* The plan in numbers that multiply. */
+struct work {
+    double n, d, k, sample, threads, code, column_bytes, element_bytes;
+    double projected, fan, codewords, pq_rows;
+    const struct plm_plan *plan;
+    const struct plm_rates *rates;
+};
+
+static struct work work_of(const struct plm_plan *p, const struct plm_rates *rates, unsigned threads)
 {
-    double n = (double)p->n_live, d = p->column.dim, k = p->num_partitions;
-    double sample = (double)p->sample_rows, threads = source->ctx->threads;
-    double rate = MULTIPLY_ADDS_PER_S * threads, code = plm_plan_code_bytes(p) + 8.0;
-    double projected = d < 96 ? d : d <= 256 ? 64 : 128;
-    double stored = (double)p->column_bytes, index_bytes = n * code + k * d * 4;
-    double fan = 2;
-    while (fan * fan < k)
-        fan++;
-
-    double train = over(sample * (d * projected + TREE_PASSES * fan * projected + FULL_PASSES * k * d), rate);
-    train += over(sample * d * 4, READ_BYTES_PER_S);
-    double encode = over(n * d * (k + PLM_PROBE_QUERIES), rate) + over(stored, READ_BYTES_PER_S * threads);
-    if (p->quantizer == PLM_PQ) {
-        double codewords = (double)(1u << p->num_bits), rows = codewords * PLM_PQ_SAMPLE_PER_CODE;
-        rows = rows < sample ? rows : sample;
-        train += over(rows * PQ_PASSES * codewords * d, rate);
-        encode += over(n * codewords * d, rate);
-    }
-    encode += over(n * code, WRITE_BYTES_PER_S);
-
-    *out = (struct plm_estimate){
-        .plan = 0.01 + 0.0005 * (double)source->n_fragments,
-        .train = train,
-        .encode = encode,
-        .merge = over(n * code, READ_BYTES_PER_S) + over(index_bytes, WRITE_BYTES_PER_S),
-        .verify = 0.1 + over(n * 8, READ_BYTES_PER_S),
-        .commit = 0.05,
-        .peak_rss_bytes = p->memory.expected_bytes,
-        .bytes_read = (uint64_t)(stored + stored * sample / n + 2 * n * code),
-        .bytes_written = (uint64_t)(n * code + index_bytes),
+    struct work w = {
+        .n = (double)p->n_live, .d = p->column.dim, .k = p->num_partitions, .sample = (double)p->sample_rows,
+        .threads = threads, .code = plm_plan_code_bytes(p) + 8.0, .column_bytes = (double)p->column_bytes,
+        .plan = p, .rates = rates,
     };
-    out->total = out->plan + out->train + out->encode + out->merge + out->verify + out->commit;
-    /* Requests as local I/O counts them: footers, batches, runs and their slices. */
+    w.projected = w.d < 96 ? w.d : w.d <= 256 ? 64 : 128;
+    w.fan = ceil(sqrt(w.k));
+    if (p->quantizer == PLM_PQ) {
+        w.codewords = (double)(1u << p->num_bits);
+        w.pq_rows = fmin(w.codewords * PLM_PQ_SAMPLE_PER_CODE, w.sample);
+    }
+    return w;
+}
+
+static double computed(const struct work *w, double multiply_adds)
+{
+    return multiply_adds / (w->rates->nearest * w->threads);
+}
+
+static double moved(const struct work *w, double bytes)
+{
+    return bytes / (w->rates->copy * w->threads);
+}
+
+static double fetched(const struct work *w, double bytes)
+{
+    return bytes / (w->rates->read * (w->rates->read_scales ? w->threads : 1));
+}
+
+/* Exact assignment of a row, in multiply-adds: all partitions, or their leading dimensions first
+ * where these hold most of the variance. */
+static double assign_work(const struct work *w)
+{
+    double all = w->k * w->d, head = w->d * HEAD_RANK + w->k * (HEAD_RANK + 2) + HEAD_LEFT * w->d;
+    bool pays = w->k >= 128 && w->d >= 64 && w->rates->spread > 0 && w->rates->spread <= HEAD_SPREAD * w->d;
+
+    return pays ? fmin(all, head) : all;
+}
+
+/* ---- phases ------------------------------------------------------------------------------- */
+
+static void estimate_train(const struct work *w, double *terms)
+{
+    const struct plm_plan *p = w->plan;
+    double axes_rows = fmin(AXES_ROWS, w->sample), r = w->projected;
+    bool given = p->centroids_xxh3 != 0;
+
+    terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + moved(w, w->sample * w->d * 4);
+    if (!given) {
+        if (r < w->d)
+            terms[PLM_TERM_AXES] = computed(w, (2 * AXES_ROUNDS * axes_rows + w->sample) * w->d * r) +
+                                   AXES_ROUNDS * 2 * r * r * w->d / DOUBLES_PER_S;
+        terms[PLM_TERM_TREE] = computed(w, 2 * LEVEL_ROUNDS * w->sample * w->fan * r) +
+                               moved(w, 2 * LEVEL_ROUNDS * w->sample * r * 4 * 2);
+        terms[PLM_TERM_LEAVES] = computed(w, w->sample * w->k * r);
+        terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * assign_work(w));
+        terms[PLM_TERM_SUMS] = (LLOYD_ROUNDS + 1) * moved(w, w->sample * w->d * 4);
+    }
+    if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0)
+        terms[PLM_TERM_CODEBOOK] = w->pq_rows * PQ_PASSES * w->codewords * w->d / (w->rates->codewords * w->threads) +
+                                   computed(w, w->pq_rows * assign_work(w)) + moved(w, w->pq_rows * w->d * 8);
+}
+
+static void estimate_encode(const struct work *w, double *terms)
+{
+    terms[PLM_TERM_READ] = fetched(w, w->column_bytes);
+    terms[PLM_TERM_ASSIGN] = computed(w, w->n * assign_work(w));
+    terms[PLM_TERM_PROBES] = computed(w, w->n * w->d * PLM_PROBE_QUERIES);
+    if (w->plan->quantizer == PLM_PQ)
+        terms[PLM_TERM_CODES] = w->n * w->codewords * w->d / (w->rates->codewords * w->threads);
+    else
+        terms[PLM_TERM_CODES] = moved(w, w->n * w->d * 4);
+    terms[PLM_TERM_RUNS] = moved(w, 2 * w->n * w->code) + (double)w->plan->n_tasks * w->rates->sync / w->threads;
+}
+
+/* Bytes of a row of the index that a query looks at: FLAT distances need not be computed again. */
+static double seen_bytes(const struct work *w)
+{
+    return w->plan->quantizer == PLM_FLAT ? 8 : w->code;
+}
+
+static void estimate_rest(const struct work *w, double *terms)
+{
+    double bytes = w->n * w->code + w->k * w->d * 4;
+    double rows = fmin(CHECK_ROWS_MAX, fmax(CHECK_ROWS_MIN, CHECK_WORK / (w->k * w->d)));
+    double scanned = PLM_PROBE_QUERIES * CURVE_SHARE * w->n * seen_bytes(w);
+
+    terms[PLM_TERM_GATHER] = moved(w, 2 * w->n * w->code);
+    terms[PLM_TERM_WRITE] = bytes / w->rates->write + 3 * (double)w->plan->n_segments * w->rates->sync;
+    terms[PLM_TERM_CHECK] = fmin(rows, w->n) * w->k * w->d / (DOUBLES_PER_S * w->threads) + moved(w, w->n * 16);
+    terms[PLM_TERM_SCAN] = moved(w, scanned);
+    if (w->plan->quantizer == PLM_PQ) /* a table of distances for each query and partition */
+        terms[PLM_TERM_TABLES] = computed(w, PLM_PROBE_QUERIES * fmax(1, w->k * CURVE_SHARE) * w->codewords * w->d);
+    terms[PLM_TERM_COMMIT] = w->rates->sync;
+}
+
+/* ---- bytes and requests ----------------------------------------------------------------------- */
+
+/* The column once for the sample's share and once for all rows; runs written and read back; what the
+ * check reads of the index. The model lies in the job and in the index. */
+static void estimate_bytes(const struct work *w, struct plm_estimate *out)
+{
+    double runs = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
+
+    if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
+        spilled = w->sample * w->d * 4;
+    out->bytes_read = (uint64_t)(w->column_bytes * (1 + w->sample / w->n) + runs + w->n * (8 + seen_bytes(w)) +
+                                 fmin(runs, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2));
+    out->bytes_written = (uint64_t)(2 * (runs + model) + PLM_PROBE_QUERIES * w->d * 4 + spilled);
+}
+
+/* As local I/O counts them: footers, batches, runs and their slices. */
+static void estimate_requests(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *out)
+{
     uint64_t batches = p->n_live / p->memory.batch_rows + p->n_tasks;
+
     out->get = 3 + 2 * source->n_fragments + batches + p->sample_rows / PLM_SLICE_ROWS + p->n_tasks;
     out->put = p->n_tasks + 2 * p->n_segments + 4;
     out->list = 2;
+}
+
+void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p, const struct plm_rates *rates,
+                       double seconds_so_far, struct plm_estimate *out)
+{
+    struct work w = work_of(p, rates, source->ctx->threads);
+    struct plm_estimate e = {.plan = seconds_so_far, .peak_rss_bytes = p->memory.expected_bytes, .rates = *rates};
+    double *const phases[] = {&e.train, &e.encode, &e.merge, &e.verify, &e.commit};
+    static const char *const names[] = {"train", "encode", "merge", "verify", "commit"};
+
+    estimate_train(&w, e.terms);
+    estimate_encode(&w, e.terms);
+    estimate_rest(&w, e.terms);
+    e.total = e.plan;
+    for (int t = 0; t < PLM_N_TERMS; t++) {
+        e.terms[t] *= infos[t].weight;
+        for (size_t i = 0; i < sizeof phases / sizeof *phases; i++)
+            if (strcmp(infos[t].phase, names[i]) == 0)
+                *phases[i] += e.terms[t];
+        e.total += e.terms[t];
+    }
+    estimate_bytes(&w, &e);
+    estimate_requests(source, p, &e);
+    *out = e;
 }

@@ -338,6 +338,14 @@ done:
     return rc;
 }
 
+static void estimate(struct plm_job *job)
+{
+    struct plm_rates rates;
+
+    plm_calibrate(&job->source, &job->plan, job->root, &rates);
+    plm_plan_estimate(&job->source, &job->plan, &rates, plm_now_seconds() - job->began, &job->estimate);
+}
+
 static enum plm_code open_job(struct plm_job *job, const struct plm_build_options *o, bool *done,
                               struct plm_err *err)
 {
@@ -360,7 +368,7 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
         PLM_TRY(begin_plan(job, o, &carry, err));
     job->resumed = carry != CARRY_NOTHING;
     *done = carry == CARRY_COMMITTED;
-    plm_plan_estimate(&job->source, &job->plan, &job->estimate);
+    estimate(job);
 done:
     return rc;
 }
@@ -373,14 +381,14 @@ static enum plm_code preview_job(struct plm_job *job, const struct plm_build_opt
     PLM_TRY(open_root(job, err));
     PLM_TRY(identify(job, o, err));
     PLM_TRY(make_plan(job, o, err));
-    plm_plan_estimate(&job->source, &job->plan, &job->estimate);
+    estimate(job);
 done:
     return rc;
 }
 
 static void begin_job(struct plm_ctx *ctx, const struct plm_table_ref *table, struct plm_job *out)
 {
-    *out = (struct plm_job){.ctx = ctx, .table = *table};
+    *out = (struct plm_job){.ctx = ctx, .table = *table, .began = plm_now_seconds()};
     out->plan.budget_bytes = ctx->memory_budget_bytes;
     ctx->memory_budget_bytes = plm_max_u64(ctx->memory_budget_bytes, PLANNING_BYTES);
 }

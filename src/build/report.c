@@ -118,15 +118,39 @@ static json_t *resources_json(struct plm_job *job)
                                    atomic_load(&ctx->n_list), atomic_load(&ctx->n_retried)));
 }
 
-/* Estimates under the names of "seconds" and "resources". */
+/* {phase: {part: seconds}}, parts that take no time left out. */
+static json_t *terms_json(const struct plm_estimate *e)
+{
+    json_t *root = json_object();
+    for (int t = 0; t < PLM_N_TERMS; t++) {
+        const char *phase, *name = plm_term_name((enum plm_term)t, &phase);
+        if (e->terms[t] > 0) {
+            if (!json_object_get(root, phase))
+                json_object_set_new(root, phase, json_object());
+            json_object_set_new(json_object_get(root, phase), name, json_real(e->terms[t]));
+        }
+    }
+    return root;
+}
+
+static json_t *rates_json(const struct plm_rates *r)
+{
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
+                     "codeword_multiply_adds_per_s", r->codewords, "copy_bytes_per_s", r->copy,
+                     "read_bytes_per_s", r->read, "write_bytes_per_s", r->write, "sync_seconds", r->sync,
+                     "spread_dimensions", r->spread);
+}
+
+/* Estimates under the names of "seconds" and "resources"; what they are made of; what was measured. */
 static json_t *estimate_json(struct plm_ctx *ctx, const struct plm_estimate *e)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:I, s:I, s:o}", "plan", e->plan,
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:i, s:s, s:I, s:I, s:o, s:o, s:o}", "plan", e->plan,
                      "train", e->train, "encode", e->encode, "merge", e->merge, "verify", e->verify, "commit",
                      e->commit, "total", e->total, "peak_rss_bytes", I(e->peak_rss_bytes),
                      "memory_budget_bytes", I(ctx->memory_budget_bytes), "threads", (int)ctx->threads, "kernels",
                      ctx->kernels->name, "bytes_read", I(e->bytes_read), "bytes_written", I(e->bytes_written),
-                     "requests", requests_json(e->get, e->put, e->list, 0));
+                     "requests", requests_json(e->get, e->put, e->list, 0), "parts", terms_json(e), "calibration",
+                     rates_json(&e->rates));
 }
 
 /* ---- documents ------------------------------------------------------------------------------- */
