@@ -93,6 +93,8 @@ struct plm_ctx_options {
     void (*progress)(void *user, const struct plm_progress *progress);
     void (*warn)(void *user, const char *message);
     void *user;
+    /* The budget covers all that is resident in this process; false: what pilum adds to it. */
+    bool budget_is_of_process;
 };
 
 PLM_API void plm_ctx_options_default(struct plm_ctx_options *options);

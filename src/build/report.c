@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 
 #include "build/plan_parts.h"
 #include "simd/simd.h"
@@ -108,9 +107,7 @@ static json_t *requests_json(uint64_t get, uint64_t put, uint64_t list, uint64_t
 static json_t *resources_json(struct plm_job *job)
 {
     struct plm_ctx *ctx = job->ctx;
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return json_pack("{s:I, s:I, s:i, s:s, s:I, s:I, s:o}", "peak_rss_bytes", I((uint64_t)usage.ru_maxrss * 1024),
+    return json_pack("{s:I, s:I, s:i, s:s, s:I, s:I, s:o}", "peak_rss_bytes", I(plm_resident_peak_bytes()),
                      "memory_budget_bytes", I(ctx->memory_budget_bytes), "threads", (int)ctx->threads, "kernels",
                      ctx->kernels->name, "bytes_read", I(atomic_load(&ctx->bytes_read)), "bytes_written",
                      I(atomic_load(&ctx->bytes_written)), "requests",

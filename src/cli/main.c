@@ -1,9 +1,13 @@
 /* main.c - picks the command, runs it, prints its error, makes the exit status. */
 #include <errno.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -36,6 +40,31 @@ static void catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
     action.sa_handler = SIG_IGN; /* a closed pipe is an error of write(), and of sockets */
     sigaction(SIGPIPE, &action, NULL);
+}
+
+/* ---- limits of the process -------------------------------------------------------------- */
+
+/* As many files as the system allows: a table may have thousands. */
+static void allow_files(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= files.rlim_max)
+        return;
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files); /* refused: the library keeps fewer open */
+}
+
+/* What is freed goes back to the system, so that the memory budget holds: few arenas, no
+ * threshold that grows. */
+static void tune_malloc(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, 2);
+    mallopt(M_MMAP_THRESHOLD, 128 << 10);
+    mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    mallopt(M_TOP_PAD, 64 << 10);
+#endif
 }
 
 /* ---- secrets in the process list ------------------------------------------------------- */
@@ -147,6 +176,7 @@ enum plm_code plm_cli_open(struct plm_cli *cli, struct plm_err *err)
     options.progress = plm_display_progress;
     options.warn = plm_display_warn;
     options.user = cli;
+    options.budget_is_of_process = true;
     rc = plm_ctx_create(&options, &cli->ctx, err);
     if (rc == PLM_OK)
         running = cli->ctx;
@@ -248,6 +278,8 @@ int main(int argc, char **argv)
         return 1;
     }
     catch_signals();
+    allow_files();
+    tune_malloc();
     status = dispatch(argc, arguments);
     free_arguments(arguments);
     if (fflush(stdout) != 0 || ferror(stdout)) {

@@ -134,32 +134,6 @@ void plm_ctx_options_default(struct plm_ctx_options *options)
     *options = (struct plm_ctx_options){.struct_bytes = sizeof *options};
 }
 
-static uint64_t read_number(const char *path)
-{
-    char text[64];
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return 0;
-    uint64_t value = fgets(text, sizeof text, f) ? strtoull(text, NULL, 10) : 0;
-    fclose(f);
-    return value;
-}
-
-/* Half of what the machine has or the cgroup allows, whichever is less. */
-static uint64_t default_budget(void)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
-    uint64_t bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : (uint64_t)2 << 30;
-    uint64_t v2 = read_number("/sys/fs/cgroup/memory.max"); /* "max" reads as 0 */
-    uint64_t v1 = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
-
-    if (v2)
-        bytes = plm_min_u64(bytes, v2);
-    if (v1)
-        bytes = plm_min_u64(bytes, v1);
-    return bytes / 2;
-}
-
 enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_ctx **out,
                              struct plm_err *err)
 {
@@ -184,14 +158,18 @@ enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_c
 
     struct plm_ctx *ctx = calloc(1, sizeof *ctx);
     pthread_mutex_t *lock = calloc(1, sizeof *lock);
-    if (!ctx || !lock || pthread_mutex_init(lock, NULL) != 0) {
+    if (!ctx || !lock || plm_spares_create(ctx, err) != PLM_OK || pthread_mutex_init(lock, NULL) != 0) {
+        if (ctx)
+            plm_spares_destroy(ctx);
         free(ctx);
         free(lock);
         return plm_fail(err, PLM_NOMEM, "context: out of memory");
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     ctx->threads = o.threads ? o.threads : online > 0 ? (unsigned)plm_min_u64((uint64_t)online, 1024) : 1;
-    ctx->memory_budget_bytes = o.memory_budget_bytes ? o.memory_budget_bytes : default_budget();
+    ctx->memory_budget_bytes = o.memory_budget_bytes ? o.memory_budget_bytes : plm_memory_limit("") / 2;
+    if (o.budget_is_of_process)
+        ctx->memory_base_bytes = plm_resident_bytes();
     ctx->kernels = kernels;
     ctx->progress = o.progress;
     ctx->warn = o.warn;
@@ -208,6 +186,7 @@ void plm_ctx_destroy(struct plm_ctx *ctx)
         return;
     pthread_mutex_destroy(ctx->lock);
     free(ctx->lock);
+    plm_spares_destroy(ctx);
     free(ctx);
 }
 

@@ -20,6 +20,7 @@
 #include "pilum/pilum.h"
 
 struct plm_kernels;
+struct plm_spares;
 
 /* ---- errors ---------------------------------------------------------------- */
 
@@ -85,10 +86,12 @@ struct plm_faults {
 struct plm_ctx {
     unsigned threads;
     uint64_t memory_budget_bytes;
+    uint64_t memory_base_bytes; /* of the budget: taken, though not charged (the process itself) */
     const struct plm_kernels *kernels;
     void (*progress)(void *user, const struct plm_progress *progress);
     void (*warn)(void *user, const char *message);
     void *user;
+    struct plm_spares *spares;    /* mem.c */
     void *lock;                   /* pthread_mutex_t: one callback at a time */
     atomic_bool cancelled;
     atomic_uint_fast64_t memory_used, memory_peak; /* charged bytes */

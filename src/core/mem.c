@@ -1,18 +1,39 @@
 /* mem.c - allocation under the budget.
  *
  * Each block is preceded by one 64-byte line that remembers its size, so that a free can give
- * the charge back and user data stays 64-byte aligned.
+ * the charge back and user data stays 64-byte aligned. Large blocks are mappings of their own:
+ * what is freed leaves the process at once, whatever the host's malloc is tuned to, so that charged
+ * bytes bound resident ones. Small ones come from malloc. A few mappings are kept for who wants as
+ * much again, since fresh pages are slow; they go when the budget has other use for them.
  */
 #include "core/mem.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define LINE 64u
+#define MAP_BYTES ((size_t)128 << 10) /* blocks from this size on are mapped */
+#define HUGE_BYTES ((size_t)4 << 20) /* and may have large pages */
+#define SPARE_BLOCKS 16              /* mappings kept for the next one that wants as much */
+#define SPARE_BYTES_MAX ((uint64_t)64 << 20)
 
 struct header {
     size_t charged_bytes;
 };
+
+/* The sanitizers watch malloc only. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MAY_MAP 0
+#elif defined(__has_feature)
+#define MAY_MAP (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
+#else
+#define MAY_MAP 1
+#endif
+
+static bool is_mapped(size_t charged_bytes) { return MAY_MAP && charged_bytes >= MAP_BYTES; }
 
 static struct header *header_of(void *memory)
 {
@@ -26,24 +47,185 @@ static void raise_peak(struct plm_ctx *ctx, uint64_t used)
         ;
 }
 
-static enum plm_code alloc_bytes(struct plm_ctx *ctx, size_t bytes, void **out, struct plm_err *err)
+/* Bytes a block takes with its header; false on overflow. */
+static bool block_bytes(size_t bytes, size_t *out)
 {
     size_t total;
-    if (!plm_size_add(bytes, 2 * LINE - 1, &total))
-        return plm_fail(err, PLM_NOMEM, "allocation of %zu bytes overflows", bytes);
-    total &= ~(size_t)(LINE - 1);
 
+    if (!plm_size_add(bytes, 2 * LINE - 1, &total))
+        return false;
+    total &= ~(size_t)(LINE - 1);
+    if (is_mapped(total)) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        if (!plm_size_add(total, page - 1, &total))
+            return false;
+        total &= ~(page - 1);
+    }
+    *out = total;
+    return true;
+}
+
+uint64_t plm_memory_left(const struct plm_ctx *ctx)
+{
+    uint64_t taken = atomic_load(&ctx->memory_used) + ctx->memory_base_bytes;
+
+    return taken < ctx->memory_budget_bytes ? ctx->memory_budget_bytes - taken : 0;
+}
+
+/* ---- mappings kept ------------------------------------------------------------------------ */
+
+struct plm_spares {
+    pthread_mutex_t lock;
+    uint64_t bytes;
+    size_t n;
+    void *blocks[SPARE_BLOCKS]; /* oldest first */
+    size_t sizes[SPARE_BLOCKS];
+};
+
+enum plm_code plm_spares_create(struct plm_ctx *ctx, struct plm_err *err)
+{
+    struct plm_spares *spares = calloc(1, sizeof *spares);
+
+    if (!spares || pthread_mutex_init(&spares->lock, NULL) != 0) {
+        free(spares);
+        return plm_fail(err, PLM_NOMEM, "context: out of memory");
+    }
+    ctx->spares = spares;
+    return PLM_OK;
+}
+
+/* The caller holds the lock. */
+static void forget_spare(struct plm_spares *s, size_t at)
+{
+    s->bytes -= s->sizes[at];
+    s->n--;
+    memmove(s->blocks + at, s->blocks + at + 1, (s->n - at) * sizeof *s->blocks);
+    memmove(s->sizes + at, s->sizes + at + 1, (s->n - at) * sizeof *s->sizes);
+}
+
+static void drop_oldest(struct plm_spares *s)
+{
+    munmap(s->blocks[0], s->sizes[0]);
+    forget_spare(s, 0);
+}
+
+static void *take_spare(struct plm_ctx *ctx, size_t total)
+{
+    struct plm_spares *s = ctx->spares;
+    void *block = NULL;
+
+    if (!s)
+        return NULL;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = s->n; i-- > 0 && !block;)
+        if (s->sizes[i] == total) {
+            block = s->blocks[i];
+            forget_spare(s, i);
+        }
+    pthread_mutex_unlock(&s->lock);
+    return block;
+}
+
+/* A mapping that is charged still. Afterwards it is a spare or gone; the charge is the caller's. */
+static void put_spare(struct plm_ctx *ctx, void *block, size_t total)
+{
+    struct plm_spares *s = ctx->spares;
+    bool is_kept = false;
+
+    if (s && total <= SPARE_BYTES_MAX) {
+        uint64_t taken = atomic_load(&ctx->memory_used) + ctx->memory_base_bytes;
+
+        pthread_mutex_lock(&s->lock);
+        while (s->n > 0 && (s->n == SPARE_BLOCKS || s->bytes + total > SPARE_BYTES_MAX))
+            drop_oldest(s);
+        /* What is charged and this block are within the budget, as it is charged still. */
+        is_kept = taken <= ctx->memory_budget_bytes && s->bytes <= ctx->memory_budget_bytes - taken;
+        if (is_kept) {
+            s->blocks[s->n] = block;
+            s->sizes[s->n++] = total;
+            s->bytes += total;
+        }
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (!is_kept)
+        munmap(block, total);
+}
+
+/* Spares make room for what has been charged. */
+static void trim_spares(struct plm_ctx *ctx)
+{
+    struct plm_spares *s = ctx->spares;
+    uint64_t left = plm_memory_left(ctx);
+
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    while (s->n > 0 && s->bytes > left)
+        drop_oldest(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void plm_spares_destroy(struct plm_ctx *ctx)
+{
+    struct plm_spares *s = ctx->spares;
+
+    if (!s)
+        return;
+    while (s->n > 0)
+        drop_oldest(s);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+    ctx->spares = NULL;
+}
+
+/* ---- blocks --------------------------------------------------------------------------------- */
+
+static enum plm_code charge(struct plm_ctx *ctx, size_t total, struct plm_err *err)
+{
     uint64_t used = atomic_fetch_add(&ctx->memory_used, total) + total;
-    if (used > ctx->memory_budget_bytes) {
+
+    if (used > ctx->memory_budget_bytes || ctx->memory_budget_bytes - used < ctx->memory_base_bytes) {
         atomic_fetch_sub(&ctx->memory_used, total);
         return plm_fail(err, PLM_LIMIT,
                         "memory budget of %" PRIu64 " bytes is too small: %" PRIu64
                         " in use and %zu more needed",
-                        ctx->memory_budget_bytes, used - total, total);
+                        ctx->memory_budget_bytes, ctx->memory_base_bytes + used - total, total);
     }
     raise_peak(ctx, used);
+    return PLM_OK;
+}
 
-    uint8_t *block = plm_alloc_fault(ctx) ? NULL : aligned_alloc(LINE, total);
+static void *get_block(struct plm_ctx *ctx, size_t total)
+{
+    void *block;
+
+    if (plm_alloc_fault(ctx))
+        return NULL;
+    if (!is_mapped(total))
+        return aligned_alloc(LINE, total);
+    block = take_spare(ctx, total);
+    trim_spares(ctx);
+    if (block)
+        return block;
+    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (total >= HUGE_BYTES) /* fewer faults; what is charged may as well be resident */
+        (void)madvise(block, total, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
+static enum plm_code alloc_bytes(struct plm_ctx *ctx, size_t bytes, void **out, struct plm_err *err)
+{
+    size_t total;
+    if (!block_bytes(bytes, &total))
+        return plm_fail(err, PLM_NOMEM, "allocation of %zu bytes overflows", bytes);
+    enum plm_code rc = charge(ctx, total, err);
+    if (rc != PLM_OK)
+        return rc;
+    uint8_t *block = get_block(ctx, total);
     if (!block) {
         atomic_fetch_sub(&ctx->memory_used, total);
         return plm_fail(err, PLM_NOMEM, "out of memory: %zu bytes could not be allocated", bytes);
@@ -76,12 +258,45 @@ enum plm_code plm_calloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, 
     return PLM_OK;
 }
 
+/* A mapping may change its size without a second copy; false when that is not the case here. */
+static bool remap(struct plm_ctx *ctx, void **memory, size_t bytes, enum plm_code *rc,
+                  struct plm_err *err)
+{
+    size_t before = *memory ? header_of(*memory)->charged_bytes : 0, total;
+
+    if (!is_mapped(before) || !block_bytes(bytes, &total) || !is_mapped(total))
+        return false;
+    if (total > before && (*rc = charge(ctx, total - before, err)) != PLM_OK)
+        return true;
+    void *moved = plm_alloc_fault(ctx) ? MAP_FAILED
+                                       : mremap(header_of(*memory), before, total, MREMAP_MAYMOVE);
+    if (moved == MAP_FAILED) {
+        if (total > before)
+            atomic_fetch_sub(&ctx->memory_used, total - before);
+        *rc = plm_fail(err, PLM_NOMEM, "out of memory: %zu bytes could not be allocated", bytes);
+        return true;
+    }
+    if (total < before)
+        atomic_fetch_sub(&ctx->memory_used, before - total);
+    *memory = (uint8_t *)moved + LINE;
+    header_of(*memory)->charged_bytes = total;
+    *rc = PLM_OK;
+    return true;
+}
+
 enum plm_code plm_realloc(struct plm_ctx *ctx, void *inout, size_t n, size_t each,
                           struct plm_err *err)
 {
     void *old, *fresh = NULL;
+    size_t bytes;
+    enum plm_code rc;
+
     memcpy(&old, inout, sizeof old);
-    enum plm_code rc = plm_alloc(ctx, &fresh, n, each, err);
+    if (plm_size_mul(n, each, &bytes) && remap(ctx, &old, bytes, &rc, err)) {
+        memcpy(inout, &old, sizeof old);
+        return rc;
+    }
+    rc = plm_alloc(ctx, &fresh, n, each, err);
     if (rc != PLM_OK)
         return rc;
     if (old) {
@@ -97,8 +312,12 @@ void plm_free(struct plm_ctx *ctx, void *memory)
     if (!memory)
         return;
     struct header *h = header_of(memory);
-    atomic_fetch_sub(&ctx->memory_used, h->charged_bytes);
-    free(h);
+    size_t total = h->charged_bytes;
+    if (is_mapped(total))
+        put_spare(ctx, h, total);
+    else
+        free(h);
+    atomic_fetch_sub(&ctx->memory_used, total);
 }
 
 enum plm_code plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **out,

@@ -1,7 +1,8 @@
 /* mem.h - memory under the context's budget. Included by core.h.
  *
  * Owns     what plm_alloc() gives is the caller's until plm_free().
- * Memory   every block is 64-byte aligned and charged to ctx->memory_used.
+ * Memory   every block is 64-byte aligned and charged to ctx->memory_used, before it is there and
+ *          until it is gone. Blocks of 128 KiB and more are mappings of their own.
  */
 #ifndef PLM_MEM_H
 #define PLM_MEM_H
@@ -26,6 +27,20 @@ plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **out, struct plm
 PLM_MUST_CHECK enum plm_code
 plm_format(struct plm_ctx *ctx, char **out, struct plm_err *err, const char *fmt, ...)
     PLM_PRINTF(4, 5);
+
+/* What the budget has left. Sizes that do not shape the result may be made to fit it. */
+uint64_t plm_memory_left(const struct plm_ctx *ctx);
+
+/* What this process may have: the least of its cgroups' limits (v1, v2; its own and those
+ * above) and the machine's memory. root: where /proc and /sys are, "" for the real ones. */
+uint64_t plm_memory_limit(const char *root);
+/* Resident bytes now, and the most there ever were; 0 where the system does not tell. */
+uint64_t plm_resident_bytes(void);
+uint64_t plm_resident_peak_bytes(void);
+
+/* For core.c: a context keeps a few mappings that were freed, within its budget. */
+PLM_MUST_CHECK enum plm_code plm_spares_create(struct plm_ctx *ctx, struct plm_err *err);
+void plm_spares_destroy(struct plm_ctx *ctx);
 
 /* A growable buffer with a ceiling. {0} is empty; set ctx and max_bytes before use
  * with plm_buf_init(). */

@@ -235,7 +235,7 @@ size_t plm_pq_train_bytes(size_t n, uint32_t dsub, uint32_t n_bits)
 
     return (padded_rows(n) + 1) * dsub * sizeof(float) +
            n_codes * (dsub * (sizeof(double) + sizeof(float)) + sizeof(float) + sizeof(uint64_t)) +
-           1024;
+           32768; /* and what its blocks are rounded up by */
 }
 
 static enum plm_code allocate(struct training *t, struct plm_err *err)

@@ -9,8 +9,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -19,11 +21,16 @@
 #define TREE_DEPTH_MAX 64              /* nesting of directories that delete_tree goes down */
 #define TREE_PASSES_MAX 16             /* tries to empty one directory that others still fill */
 #define LOCK_TRIES_MAX 16
+#define POOL_MAX 1024                  /* files kept open for reading */
 #define TOKEN "local"
 
 struct local_file {
     struct plm_file base;
-    int fd;
+    int fd; /* -1: closed for now, see `pool` */
+    unsigned n_readers;
+    dev_t device;
+    ino_t inode;
+    struct local_file *newer, *older; /* in the pool, while open */
 };
 struct local_writer {
     struct plm_writer base; /* base.name is the full path */
@@ -194,6 +201,101 @@ done:
     return rc;
 }
 
+/* ---- few files open at once ----------------------------------------------------------- */
+
+/* A table or a merge has more files than a process may have open: of those that are not being read,
+ * the one that was read longest ago is closed, and opened again when it is wanted. The limit is the
+ * process's, hence one pool for all stores. */
+static struct {
+    pthread_mutex_t lock;
+    struct local_file *newest, *oldest;
+    size_t n;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Half of what is allowed: sockets, locks and the host's own files need some, too. */
+static size_t pool_max(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY)
+        return POOL_MAX;
+    return (size_t)plm_max_u64(4, plm_min_u64(POOL_MAX, files.rlim_cur / 2));
+}
+
+/* The caller holds the lock, here and below. */
+static void take_from_pool(struct local_file *file)
+{
+    *(file->newer ? &file->newer->older : &pool.newest) = file->older;
+    *(file->older ? &file->older->newer : &pool.oldest) = file->newer;
+    file->newer = file->older = NULL;
+    pool.n--;
+}
+
+static void put_into_pool(struct local_file *file)
+{
+    file->older = pool.newest;
+    *(pool.newest ? &pool.newest->newer : &pool.oldest) = file;
+    pool.newest = file;
+    pool.n++;
+}
+
+static void close_oldest(size_t n_max)
+{
+    for (struct local_file *file = pool.oldest, *next; file && pool.n > n_max; file = next) {
+        next = file->newer;
+        if (file->n_readers > 0)
+            continue;
+        take_from_pool(file);
+        close(file->fd);
+        file->fd = -1;
+    }
+}
+
+/* The file that was opened first, not one that has taken its name since. */
+static enum plm_code open_again(struct local_file *file, struct plm_err *err)
+{
+    struct stat st;
+    int fd = open_retry(file->base.name, O_RDONLY);
+
+    if (fd < 0)
+        return plm_fail_errno(err, errno, "%s: cannot open again", file->base.name);
+    if (fstat(fd, &st) != 0 || st.st_dev != file->device || st.st_ino != file->inode) {
+        close(fd);
+        return plm_fail(err, PLM_CORRUPT, "%s: was replaced while it was read", file->base.name);
+    }
+    file->fd = fd;
+    return PLM_OK;
+}
+
+/* The file stays open until end_reading(). */
+static enum plm_code begin_reading(struct local_file *file, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    pthread_mutex_lock(&pool.lock);
+    if (file->fd >= 0) {
+        take_from_pool(file);
+    } else {
+        close_oldest(pool_max() - 1);
+        rc = open_again(file, err);
+    }
+    if (rc == PLM_OK) {
+        file->n_readers++;
+        put_into_pool(file);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return rc;
+}
+
+static void end_reading(struct local_file *file)
+{
+    pthread_mutex_lock(&pool.lock);
+    file->n_readers--;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* ---- open files ---------------------------------------------------------------------- */
+
 static enum plm_code local_file_open(struct plm_store *store, const char *path,
                                      uint64_t size_bytes, struct plm_file **out,
                                      struct plm_err *err)
@@ -203,19 +305,29 @@ static enum plm_code local_file_open(struct plm_store *store, const char *path,
     struct local_file *file = NULL;
     char *name = NULL;
     int fd = -1;
+    struct stat st;
     uint64_t seen = 0;
 
+    pthread_mutex_lock(&pool.lock);
+    close_oldest(pool_max() - 1);
+    pthread_mutex_unlock(&pool.lock);
     PLM_TRY(full_path(store, path, &name, err));
     PLM_TRY(open_regular(ctx, name, O_RDONLY, &fd, &seen, err));
     if (seen < size_bytes)
         PLM_TRY(plm_fail(err, PLM_CORRUPT,
                          "%s: is %" PRIu64 " bytes long, expected %" PRIu64, name, seen,
                          size_bytes));
+    if (fstat(fd, &st) != 0)
+        PLM_TRY(plm_fail_errno(err, errno, "%s: cannot stat", name));
     PLM_TRY(plm_alloc(ctx, &file, 1, sizeof *file, err));
     (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* pages are read in large slices */
-    *file = (struct local_file){{store, size_bytes ? size_bytes : seen, name}, fd};
+    *file = (struct local_file){.base = {store, size_bytes ? size_bytes : seen, name},
+                                .fd = fd, .device = st.st_dev, .inode = st.st_ino};
     name = NULL;
     fd = -1;
+    pthread_mutex_lock(&pool.lock);
+    put_into_pool(file);
+    pthread_mutex_unlock(&pool.lock);
     *out = &file->base;
 done:
     if (fd >= 0)
@@ -224,12 +336,18 @@ done:
     return rc;
 }
 
-static void local_file_close(struct plm_file *file)
+static void local_file_close(struct plm_file *base)
 {
-    struct plm_ctx *ctx = file->store->ctx;
+    struct local_file *file = (struct local_file *)base;
+    struct plm_ctx *ctx = base->store->ctx;
 
-    close(((struct local_file *)file)->fd);
-    plm_free(ctx, file->name);
+    pthread_mutex_lock(&pool.lock);
+    if (file->fd >= 0) {
+        take_from_pool(file);
+        close(file->fd);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    plm_free(ctx, base->name);
     plm_free(ctx, file);
 }
 
@@ -262,18 +380,21 @@ static enum plm_code read_range(struct plm_ctx *ctx, int fd, const char *path,
 }
 
 /* The kernel is told of the next range before this one is read: two in flight. */
-static enum plm_code local_read_ranges(struct plm_file *file, const struct plm_range *ranges,
+static enum plm_code local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
                                        size_t n, struct plm_err *err)
 {
-    enum plm_code rc = PLM_OK;
-    int fd = ((struct local_file *)file)->fd;
+    struct local_file *file = (struct local_file *)base;
+    enum plm_code rc = begin_reading(file, err);
 
+    if (rc != PLM_OK)
+        return rc;
     for (size_t i = 0; i < n && rc == PLM_OK; i++) {
         if (i + 1 < n)
-            (void)posix_fadvise(fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
+            (void)posix_fadvise(file->fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
                                 POSIX_FADV_WILLNEED);
-        rc = read_range(file->store->ctx, fd, file->name, &ranges[i], err);
+        rc = read_range(base->store->ctx, file->fd, base->name, &ranges[i], err);
     }
+    end_reading(file);
     return rc;
 }
 
