@@ -53,7 +53,7 @@ static enum plm_code prepare_encoder(struct plm_encoding *e, struct encoder *min
     mine->assign.ctx = ctx;
     PLM_TRY(plm_alloc(ctx, &mine->rows.rowids, cap, sizeof(uint64_t), err));
     PLM_TRY(plm_alloc(ctx, &mine->rows.ids, cap, sizeof(uint32_t), err));
-    PLM_TRY(plm_alloc(ctx, &mine->rows.codes, cap, plm_model_code_bytes(&job->model), err));
+    PLM_TRY(plm_alloc(ctx, &mine->rows.codes, cap, plm_run_code_bytes(job), err));
     PLM_TRY(plm_alloc(ctx, &mine->distances, job->plan.memory.batch_rows, sizeof(double), err));
     PLM_TRY(plm_alloc(ctx, &mine->packed, PLM_BLOCK_ROWS * dim, sizeof(float), err));
     PLM_TRY(plm_alloc(ctx, &mine->values, PLM_BLOCK_ROWS * PLM_PANEL * plm_max_size(1, e->panels.n_panels),
@@ -66,18 +66,31 @@ done:
     return rc;
 }
 
+/* Where in the task the rows of the batch are. */
+static void place_batch(const struct plm_batch *b, uint64_t task_first, uint8_t *codes)
+{
+    for (size_t i = 0; i < b->n; i++) {
+        uint32_t place = (uint32_t)(b->ordinals[i] - task_first);
+        memcpy(codes + i * sizeof place, &place, sizeof place);
+    }
+}
+
 /* Codes of the batch behind those of the run. */
-static void encode_batch(const struct plm_job *job, struct encoder *mine, const uint32_t *ids)
+static void encode_batch(const struct plm_job *job, struct encoder *mine, uint64_t task_first,
+                         const uint32_t *ids)
 {
     const struct plm_model *m = &job->model;
     const struct plm_batch *b = &mine->batch;
     const struct plm_kernels *k = job->ctx->kernels;
-    size_t code_bytes = plm_model_code_bytes(m);
+    size_t code_bytes = plm_run_code_bytes(job);
     uint8_t *codes = mine->rows.codes + mine->rows.n * code_bytes;
 
     switch (m->quantizer) {
     case PLM_FLAT:
-        memcpy(codes, b->raw, b->n * code_bytes);
+        if (job->plan.memory.gather_bytes)
+            place_batch(b, task_first, codes);
+        else
+            memcpy(codes, b->raw, b->n * code_bytes);
         break;
     case PLM_SQ:
         k->sq_encode(b->rows, b->n * b->dim, m->sq.lo, m->sq.hi, codes);
@@ -112,8 +125,9 @@ static void count_batch(const struct plm_batch *b, struct plm_run_stats *stats)
     stats->n += b->n;
 }
 
-static enum plm_code encode_rows(struct plm_encoding *e, struct encoder *mine, uint64_t first, size_t n,
-                                 struct plm_run_stats *stats, struct plm_err *err)
+/* Rows [at, at + n) of the task. */
+static enum plm_code encode_rows(struct plm_encoding *e, struct encoder *mine, const struct plm_task *t,
+                                 uint64_t at, size_t n, struct plm_run_stats *stats, struct plm_err *err)
 {
     struct plm_job *job = e->job;
     struct plm_run_rows *rows = &mine->rows;
@@ -121,10 +135,10 @@ static enum plm_code encode_rows(struct plm_encoding *e, struct encoder *mine, u
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_check_cancel(job->ctx, err));
-    PLM_TRY(plm_source_read(&job->source, job->plan.metric, first, n, b, err));
+    PLM_TRY(plm_source_read(&job->source, job->plan.metric, t->first + at, n, b, err));
     uint32_t *ids = rows->ids + rows->n;
     PLM_TRY(plm_assign(e->assigner, b->rows, b->n, ids, mine->distances, &mine->assign, err));
-    encode_batch(job, mine, ids);
+    encode_batch(job, mine, t->first, ids);
     memcpy(rows->rowids + rows->n, b->rowids, b->n * sizeof(uint64_t));
     rows->n += b->n;
     stats->loss += loss_of(mine->distances, b->n, job->loss_unit);
@@ -148,8 +162,8 @@ enum plm_code plm_encoding_task(struct plm_encoding *e, size_t task, unsigned wo
     mine->rows.n = 0;
     plm_neighbours_clear(mine->best, e->job->probes.n);
     for (uint64_t at = 0; at < t->n; at += p->memory.batch_rows)
-        PLM_TRY(encode_rows(e, mine, t->first + at, (size_t)plm_min_u64(p->memory.batch_rows, t->n - at),
-                            &stats, err));
+        PLM_TRY(encode_rows(e, mine, t, at, (size_t)plm_min_u64(p->memory.batch_rows, t->n - at), &stats,
+                            err));
     PLM_TRY(plm_run_write(e->job, task, &mine->rows, &stats, mine->best, err));
 done:
     return rc;

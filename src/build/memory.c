@@ -2,6 +2,7 @@
 #include "build/plan_parts.h"
 #include "cluster/assign.h"
 #include "cluster/train.h"
+#include "rows/source_impl.h"
 
 /* The process itself: code, libraries, stacks, allocator. Measured 9-14 MiB on Debian 12. */
 #define BASE_BYTES ((uint64_t)16 << 20)
@@ -10,6 +11,8 @@
 #define TASK_BYTES ((uint64_t)64 << 20)
 #define TASK_BYTES_MIN ((uint64_t)1 << 20)
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
+#define GATHER_BYTES ((uint64_t)256 << 20)
+#define GATHER_PASSES_MAX 8 /* over the table; more would cost more than spilling it */
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
 
 struct shape {
@@ -105,6 +108,33 @@ static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_
     return merge_bytes(s, 1, m->task_rows) <= budget;
 }
 
+static bool is_on_local_disk(const struct plm_source *source)
+{
+    for (size_t i = 0; i < source->n_fragments; i++)
+        if (source->fragments[i].store && !plm_store_is_local(source->fragments[i].store))
+            return false;
+    return true;
+}
+
+/* FLAT on a local disk: rather than spilling a copy of the column, merging reads it again and puts
+ * as much of the index together as there is room for. Otherwise 0. */
+static uint64_t gather_bytes(const struct shape *s, uint64_t budget, const struct plm_memory_plan *m)
+{
+    const struct plm_plan *p = s->plan;
+    if (p->quantizer != PLM_FLAT || p->n_workers > 0 || !is_on_local_disk(s->source))
+        return 0;
+    struct plm_layout l = plm_layout_of(p->n_live, s->code_bytes);
+    uint64_t whole = plm_layout_end(&l), block = plm_min_u64(whole, plm_layout_rowid_at(&l, 1));
+    uint64_t runs = p->n_live / m->task_rows + 1 + p->n_segments, tail = 8 * (uint64_t)p->num_partitions * p->column.dim;
+    uint64_t beside = s->fixed + tail + 2 * runs * (p->num_partitions + 64) * sizeof(uint32_t);
+    beside += m->encode_threads * (plm_batch_bytes(s->source, m->batch_rows) + 2 * m->task_rows * sizeof(uint32_t));
+    uint64_t room = plm_min_u64(plm_max_u64(GATHER_BYTES, whole / 4), whole); /* more would not be faster */
+    room = budget > beside ? plm_min_u64(budget - beside, room) : 0;
+    if (room < block || whole / room >= GATHER_PASSES_MAX)
+        return 0;
+    return room == whole ? whole + block : room; /* the last block is a part of one */
+}
+
 static bool fit_train(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
 {
     const struct plm_plan *p = s->plan;
@@ -149,6 +179,9 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     uint64_t train = train_bytes(&s, ctx->threads, m.pq_group);
     uint64_t kept = plm_min_u64(sample_bytes(p), m.sample_bytes);
 
+    m.gather_bytes = gather_bytes(&s, budget, &m);
+    if (m.gather_bytes)
+        merge = s.fixed + m.gather_bytes;
     m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), train + kept);
     struct plm_memory_plan least = {0};
     (void)fit_encode(&s, 0, &least);

@@ -4,29 +4,12 @@
  * partition run by run, inside a run in row order. The file is cut into blocks of equal row
  * counts (plm_layout_of), so a block may begin and end inside a partition. Blocks are
  * independent tasks; each reads one contiguous range of row ids and one of codes from every run.
+ * Runs without codes: merge_gather.c.
  */
 #include <stdlib.h>
 
-#include "build/merge.h"
-#include "build/run.h"
+#include "build/merge_parts.h"
 #include "build/segment_dir.h"
-
-struct plm_merge {
-    struct plm_job *job;
-    size_t segment;
-    struct plm_run *runs; /* [n_runs] of this segment */
-    size_t n_runs;
-    uint64_t *starts;     /* [k + 1] first final row of each partition */
-    uint32_t *lengths;    /* [k] */
-    struct plm_layout layout;
-    struct plm_writer *writer;
-    bool is_shared;       /* other processes may have the writer open, too */
-    struct plm_buf tail;  /* of the file */
-    struct block_scratch *scratch; /* one for each thread */
-    unsigned n_scratch;
-    uint32_t k, code_bytes;
-    bool transposed;
-};
 
 struct block_scratch {
     uint8_t *out;        /* the block as it lies in the file */
@@ -42,7 +25,7 @@ struct block {
     uint8_t *rowids, *codes; /* their pages in scratch->out */
 };
 
-static uint32_t partition_of(const struct plm_merge *m, uint64_t row)
+uint32_t plm_merge_partition_of(const struct plm_merge *m, uint64_t row)
 {
     uint32_t low = 0, high = m->k;
     while (high - low > 1) { /* last partition that starts at or before the row */
@@ -237,8 +220,8 @@ static enum plm_code merge_block(void *arg, size_t task, unsigned worker, struct
     }
     memset(s->out, 0, bytes); /* padding */
     b.end = b.first + n_rows;
-    b.p_first = partition_of(m, b.first);
-    b.p_last = partition_of(m, b.end - 1);
+    b.p_first = plm_merge_partition_of(m, b.first);
+    b.p_last = plm_merge_partition_of(m, b.end - 1);
     b.rowids = s->out;
     b.codes = s->out + (codes_at - at);
     PLM_TRY(fill_block(m, s, &b, err));
@@ -318,6 +301,7 @@ void plm_merge_close(struct plm_merge *m)
         plm_free(ctx, m->scratch[i].prefix);
     }
     plm_free(ctx, m->scratch);
+    plm_merge_gather_reset(m);
     plm_free(ctx, m->runs);
     plm_free(ctx, m->starts);
     plm_free(ctx, m->lengths);
@@ -405,6 +389,8 @@ enum plm_code plm_merge_write(struct plm_merge *m, uint64_t first, uint64_t end,
     unsigned threads = ctx->threads;
 
     PLM_ASSERT(first <= end && end <= m->layout.n_blocks);
+    if (m->job->plan.memory.gather_bytes)
+        return plm_merge_gather(m, first, end, err);
     ctx->threads = m->n_scratch;
     enum plm_code rc = plm_parallel(ctx, (size_t)(end - first), merge_block, &range, err);
     ctx->threads = threads;

@@ -22,6 +22,11 @@ static uint64_t run_bytes(uint64_t n, uint32_t k, uint32_t code_bytes, uint64_t 
            n_probes * PLM_PROBE_K * sizeof(struct plm_neighbour) + sizeof(struct footer);
 }
 
+uint32_t plm_run_code_bytes(const struct plm_job *job)
+{
+    return job->plan.memory.gather_bytes ? (uint32_t)sizeof(uint32_t) : plm_model_code_bytes(&job->model);
+}
+
 /* ---- writing ----------------------------------------------------------------------------- */
 
 /* Rows of one partition, in row order: order[0..n). */
@@ -63,7 +68,7 @@ static enum plm_code put_run(struct plm_job *job, struct plm_piece *o, const str
                              const uint32_t *starts, const uint32_t *order,
                              const struct plm_neighbour *neighbours, struct plm_err *err)
 {
-    uint32_t k = job->model.k, code_bytes = plm_model_code_bytes(&job->model);
+    uint32_t k = job->model.k, code_bytes = plm_run_code_bytes(job);
     bool transpose = job->model.quantizer == PLM_PQ;
     enum plm_code rc = PLM_OK;
 
@@ -92,7 +97,7 @@ static enum plm_code put_footer(struct plm_job *job, struct plm_piece *o, size_t
     f.n = n;
     f.n_probes = job->probes.n;
     f.k = job->model.k;
-    f.code_bytes = plm_model_code_bytes(&job->model);
+    f.code_bytes = plm_run_code_bytes(job);
     f.xxh3 = plm_piece_digest(o);
     memcpy(f.magic, MAGIC, 8);
     return plm_piece_put(o, &f, sizeof f, err);
@@ -105,7 +110,7 @@ enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_r
     struct plm_ctx *ctx = job->ctx;
     struct plm_piece o = {0};
     uint32_t k = job->model.k, *starts = NULL, *order = NULL;
-    uint64_t size = run_bytes(rows->n, k, plm_model_code_bytes(&job->model), job->probes.n);
+    uint64_t size = run_bytes(rows->n, k, plm_run_code_bytes(job), job->probes.n);
     char name[32];
     enum plm_code rc = PLM_OK;
 
@@ -129,7 +134,7 @@ done:
 static enum plm_code check_footer(const struct plm_job *job, size_t task, const struct footer *f,
                                   uint64_t size, struct plm_err *err)
 {
-    uint32_t code_bytes = plm_model_code_bytes(&job->model);
+    uint32_t code_bytes = plm_run_code_bytes(job);
     if (memcmp(f->magic, MAGIC, 8) != 0 || memcmp(f->job, job->plan.id, sizeof job->plan.id) != 0 ||
         f->task != task || f->k != job->model.k || f->code_bytes != code_bytes ||
         f->n_probes != job->probes.n || f->n > job->plan.tasks[task].n)

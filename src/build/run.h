@@ -4,6 +4,8 @@
  *          Inside a partition rows are in row order; PQ codes are transposed inside each
  *          partition ([code_bytes][rows]), as in the final file. The footer carries sizes,
  *          what was dropped, and an xxh3 of all before it. Little-endian, version in the magic.
+ * Places   where memory.gather_bytes says so, a code is the row's place in the task (u32): merging
+ *          then reads the rows from the table, each once more, and nothing large is spilled.
  */
 #ifndef PLM_RUN_H
 #define PLM_RUN_H
@@ -17,6 +19,9 @@ struct plm_run_rows {
     uint32_t *ids;     /* [n] partitions */
     uint8_t *codes;    /* [n][code_bytes], row-major */
 };
+
+/* Bytes of a code in the job's runs. */
+uint32_t plm_run_code_bytes(const struct plm_job *job);
 
 /* Sorts by partition and writes work/run-<task>. neighbours: [probes.n][PLM_PROBE_K]. */
 PLM_MUST_CHECK enum plm_code
