@@ -138,7 +138,7 @@ static void estimate_encode(const struct work *w, double *terms)
         terms[PLM_TERM_CODES] = w->n * w->codewords * w->d / (w->rates->codewords * w->threads);
     else
         terms[PLM_TERM_CODES] = moved(w, w->n * w->d * 4);
-    terms[PLM_TERM_RUNS] = moved(w, 2 * w->n * w->code) + (double)w->plan->n_tasks * w->rates->sync / w->threads;
+    terms[PLM_TERM_RUNS] = moved(w, 2 * w->n * (w->plan->memory.gather_bytes ? 12 : w->code)) + (double)w->plan->n_tasks * w->rates->sync / w->threads;
 }
 
 /* Bytes of a row of the index that a query looks at: FLAT distances need not be computed again. */
@@ -164,17 +164,20 @@ static void estimate_rest(const struct work *w, double *terms)
 
 /* ---- bytes and requests ----------------------------------------------------------------------- */
 
-/* The column once for the sample's share and once for all rows; runs written and read back; what the
- * check reads of the index. The model lies in the job and in the index. */
+/* The column once for the sample's share and once for all rows; runs written and read back, or, where
+ * they hold no codes, the column once more; what the check reads of the index. The model lies in the job
+ * and in the index. */
 static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 {
-    double runs = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
+    double codes = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
+    bool again = w->plan->memory.gather_bytes > 0;
+    double runs = again ? w->n * 12 : codes;
 
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
         spilled = w->sample * w->d * 4;
-    out->bytes_read = (uint64_t)(w->column_bytes * (1 + w->sample / w->n) + runs + w->n * (8 + seen_bytes(w)) +
-                                 fmin(runs, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2));
-    out->bytes_written = (uint64_t)(2 * (runs + model) + PLM_PROBE_QUERIES * w->d * 4 + spilled);
+    out->bytes_read = (uint64_t)(w->column_bytes * (1 + again + w->sample / w->n) + runs + w->n * (8 + seen_bytes(w)) +
+                                 fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2));
+    out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled);
 }
 
 /* As local I/O counts them: footers, batches, runs and their slices. */

@@ -115,8 +115,8 @@ def index_files_or_none(path):
 
 @pytest.mark.full
 def test_ways_of_flat_same_bytes(tmp_path):
-    """Runs of codes, the table read again in several passes, and in one."""
-    source, first, spilled = tmp_path / "source.lance", None, set()
+    """The table is read again in several passes, and in one. (The engines' tests spill.)"""
+    source, first, reads = tmp_path / "source.lance", None, set()
     write(source, make_vectors(240_000, 512), max_rows_per_file=50_000)
     least = smallest_budget(source, "FLAT")
     for budget in (least, least + 10, least + 40, least + 90, 2000):
@@ -126,6 +126,7 @@ def test_ways_of_flat_same_bytes(tmp_path):
         files = index_files(path)
         first = first or files
         assert files == first, f"{budget} MiB"
-        spilled.add(run.json["resources"]["bytes_written"] > 1.5 * len(files["auxiliary.idx"]))
+        assert run.json["resources"]["bytes_written"] < 1.1 * len(files["auxiliary.idx"])
+        reads.add(run.json["resources"]["bytes_read"])
         shutil.rmtree(path)
-    assert spilled == {False, True}
+    assert max(reads) > 1.3 * min(reads)
