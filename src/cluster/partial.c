@@ -172,7 +172,8 @@ enum plm_code plm_partial_parse(struct plm_view bytes, struct plm_partial *out, 
     if (memcmp(h.magic, partial_magic, sizeof h.magic) != 0)
         return plm_fail(err, PLM_CORRUPT, "training partial: does not begin with %.8s", partial_magic);
     if ((h.kind != PLM_PICKS && h.kind != PLM_SUMS) || h.n < 1 || h.dim < 1 ||
-        h.dim > PLM_TRAIN_DIM_MAX || h.bytes != bytes.len || !isfinite(h.max_abs) || h.max_abs < 0)
+        h.dim > PLM_TRAIN_DIM_MAX || h.bytes != bytes.len || !isfinite(h.max_abs) || h.max_abs < 0 ||
+        h.n_open > h.n_rows)
         return plm_fail(err, PLM_CORRUPT, "training partial: impossible head (kind %u, %u x %u, %" PRIu64
                         " of %zu bytes)", h.kind, h.n, h.dim, h.bytes, bytes.len);
     if (!partial_bytes((enum plm_partial_kind)h.kind, h.n, h.dim, 0, &least) || least > bytes.len)
@@ -211,6 +212,7 @@ static void merge_sums(struct plm_partial *a, const struct plm_partial *b)
     for (size_t i = 0; i < n_values; i++)
         a->sums[i] += b->sums[i];
     a->head->n_rows += b->head->n_rows;
+    a->head->n_open += b->head->n_open;
 }
 
 /* The least `want` of two ascending lists. Returns how many were put at *to. */

@@ -31,12 +31,12 @@ enum plm_code plm_shard_create(struct plm_ctx *ctx, const struct plm_sample *sam
 
 void plm_shard_forget(struct plm_shard *s)
 {
-    void *const owned[] = {s->projected, s->half_norms, s->node,       s->child,
-                           s->order,     s->distance,   s->node_starts};
+    void *const owned[] = {s->projected, s->half_norms, s->squares,  s->node,
+                           s->child,     s->order,      s->distance, s->node_starts};
 
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         plm_free(s->ctx, owned[i]);
-    s->projected = s->half_norms = s->distance = NULL;
+    s->projected = s->half_norms = s->squares = s->distance = NULL;
     s->node = s->child = s->order = NULL;
     s->node_starts = NULL;
     s->projection_hash = s->path_hash = 0;
@@ -61,24 +61,28 @@ bool plm_shard_needs_cap(const struct plm_shard *shard, float cap)
 struct projecting {
     struct plm_shard *shard;
     const struct plm_step *step;
+    const float *points; /* to be projected in place of the sample, */
+    size_t n_points;
+    float *projected;    /* to here */
+    bool use_cap;
     struct plm_panels panels;
     float *offset;  /* [r] the mean, projected */
     size_t per_worker;
     float *scratch; /* per worker: packed rows, capped rows, rows read */
 };
 
-/* Rows of one block, n <= PLM_BLOCK_ROWS, into `out` [n][r]. */
+/* Rows of one block, n <= PLM_BLOCK_ROWS, into `out` [n][r]; squares may be NULL. */
 static void project_block(const struct projecting *p, const float *rows, size_t n, float *packed,
-                          float *capped, float *out)
+                          float *out, float *squares)
 {
     const struct plm_shard *s = p->shard;
     size_t r = p->step->head.r, dim = s->dim;
 
-    if (plm_shard_needs_cap(s, p->step->head.cap)) {
+    if (squares)
         for (size_t i = 0; i < n; i++)
-            plm_cap_row(rows + i * dim, dim, p->step->head.cap, capped + i * dim);
-        rows = capped;
-    }
+            squares[i] = (float)(p->step->head.metric == PLM_DOT
+                                     ? s->kernels->norm2(rows + i * dim, dim)
+                                     : s->kernels->l2_exact(rows + i * dim, p->step->mean, dim));
     if (p->step->head.has_basis) {
         s->kernels->pack_rows(rows, dim, n, dim, packed);
         s->kernels->project(packed, n, p->panels.values, p->panels.n_panels, dim, out, r);
@@ -93,6 +97,15 @@ static void project_block(const struct projecting *p, const float *rows, size_t 
         }
 }
 
+static const float *cap_block(const struct projecting *p, const float *rows, size_t n, float *capped)
+{
+    size_t dim = p->shard->dim;
+
+    for (size_t i = 0; i < n; i++)
+        plm_cap_row(rows + i * dim, dim, p->step->head.cap, capped + i * dim);
+    return capped;
+}
+
 static enum plm_code project_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
 {
     const struct projecting *p = arg;
@@ -104,13 +117,29 @@ static enum plm_code project_task(void *arg, size_t task, unsigned worker, struc
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_sample_rows(s->sample, first, n, room, &rows, err));
-    for (size_t i = 0; i < n; i += PLM_BLOCK_ROWS)
-        project_block(p, rows + i * s->dim, plm_min_size(PLM_BLOCK_ROWS, n - i), packed, capped,
-                      s->projected + (first + i) * r);
+    for (size_t i = 0; i < n; i += PLM_BLOCK_ROWS) {
+        size_t n_block = plm_min_size(PLM_BLOCK_ROWS, n - i);
+        const float *block = rows + i * s->dim;
+
+        if (p->use_cap)
+            block = cap_block(p, block, n_block, capped);
+        project_block(p, block, n_block, packed, s->projected + (first + i) * r, s->squares + first + i);
+    }
     for (size_t i = 0; i < n; i++)
         s->half_norms[first + i] = (float)(s->kernels->norm2(s->projected + (first + i) * r, r) / 2);
 done:
     return rc;
+}
+
+static enum plm_code points_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    const struct projecting *p = arg;
+    size_t first = task * PLM_BLOCK_ROWS, dim = p->shard->dim;
+    (void)err;
+
+    project_block(p, p->points + first * dim, plm_min_size(PLM_BLOCK_ROWS, p->n_points - first),
+                  p->scratch + worker * p->per_worker, p->projected + first * p->step->head.r, NULL);
+    return PLM_OK;
 }
 
 /* What the projection depends on. */
@@ -133,10 +162,7 @@ static enum plm_code prepare_projecting(struct projecting *p, struct plm_err *er
     const struct plm_step_head *h = &p->step->head;
     enum plm_code rc = PLM_OK;
 
-    s->r = h->r;
     p->per_worker = 2 * plm_packed_floats(s->dim) + (s->sample->rows ? 0 : PROJECT_ROWS * s->dim);
-    PLM_TRY(plm_alloc(ctx, &s->projected, s->n * h->r, sizeof *s->projected, err));
-    PLM_TRY(plm_alloc(ctx, &s->half_norms, s->n, sizeof *s->half_norms, err));
     PLM_TRY(plm_alloc(ctx, &p->offset, h->r, sizeof *p->offset, err));
     PLM_TRY(plm_alloc(ctx, &p->scratch, ctx->threads * p->per_worker, sizeof *p->scratch, err));
     for (size_t d = 0; d < h->r; d++)
@@ -151,6 +177,13 @@ done:
     return rc;
 }
 
+static void finish_projecting(struct projecting *p)
+{
+    plm_panels_reset(&p->panels);
+    plm_free(p->shard->ctx, p->offset);
+    plm_free(p->shard->ctx, p->scratch);
+}
+
 enum plm_code plm_shard_project(struct plm_shard *s, const struct plm_step *step, struct plm_err *err)
 {
     struct projecting p = {.shard = s, .step = step};
@@ -161,6 +194,11 @@ enum plm_code plm_shard_project(struct plm_shard *s, const struct plm_step *step
     if (s->projection_hash == hash)
         return PLM_OK;
     plm_shard_forget(s);
+    s->r = step->head.r;
+    p.use_cap = plm_shard_needs_cap(s, step->head.cap);
+    PLM_TRY(plm_alloc(s->ctx, &s->projected, s->n * s->r, sizeof *s->projected, err));
+    PLM_TRY(plm_alloc(s->ctx, &s->half_norms, s->n, sizeof *s->half_norms, err));
+    PLM_TRY(plm_alloc(s->ctx, &s->squares, s->n, sizeof *s->squares, err));
     PLM_TRY(prepare_projecting(&p, err));
     PLM_TRY(plm_parallel(s->ctx, (s->n + PROJECT_ROWS - 1) / PROJECT_ROWS, project_task, &p, err));
     if (s->n > 0)
@@ -170,9 +208,20 @@ enum plm_code plm_shard_project(struct plm_shard *s, const struct plm_step *step
 done:
     if (rc != PLM_OK)
         plm_shard_forget(s);
-    plm_panels_reset(&p.panels);
-    plm_free(s->ctx, p.offset);
-    plm_free(s->ctx, p.scratch);
+    finish_projecting(&p);
+    return rc;
+}
+
+enum plm_code plm_shard_project_points(struct plm_shard *s, const struct plm_step *step,
+                                       const float *points, size_t n, float *out, struct plm_err *err)
+{
+    struct projecting p = {.shard = s, .step = step, .points = points, .n_points = n, .projected = out};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(prepare_projecting(&p, err));
+    PLM_TRY(plm_parallel(s->ctx, (n + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS, points_task, &p, err));
+done:
+    finish_projecting(&p);
     return rc;
 }
 

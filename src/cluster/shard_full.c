@@ -77,12 +77,14 @@ done:
 struct pass {
     struct plm_shard *shard;
     const struct plm_step *step;
-    struct plm_assigner *assigner;       /* LLOYD */
-    struct plm_assign_scratch *scratch;  /* LLOYD, per worker */
-    double *exact;                       /* LLOYD, per worker: [TASK_ROWS] */
+    struct plm_place_head *head;         /* LLOYD with axes */
+    struct plm_assigner *assigner;       /* LLOYD without, and for rows left open */
+    struct plm_assign_scratch *scratch;  /* of the assigner, per worker */
+    double *exact;                       /* LLOYD without axes, per worker: [TASK_ROWS] */
+    float *gathered;                     /* rows left open, per worker */
     struct plm_panels panels;            /* MEANS */
     float *packed;                       /* MEANS, per worker */
-    size_t chunk_rows, first, n;         /* the chunk in work */
+    size_t chunk_rows, first, n, n_open; /* the chunk in work */
     float *room;                         /* rows of a chunk, when spilled */
     const float *rows;                   /* of the chunk */
     uint32_t *ids, *order;               /* [chunk_rows] */
@@ -121,7 +123,13 @@ static enum plm_code place_task(void *arg, size_t task, unsigned worker, struct 
 
     PLM_TRY(plm_sample_rows(s->sample, p->first + at, n, p->room ? p->room + at * s->dim : NULL, &rows,
                             err));
-    if (!p->assigner) {
+    if (p->head) {
+        plm_place_by_head(p->head, rows, p->first + at, n, worker, p->ids + at);
+        for (size_t i = at; i < at + n; i++)
+            p->distances[i] = p->step->head.metric == PLM_DOT ? 0 : s->squares[p->first + i];
+        return PLM_OK;
+    }
+    if (p->packed) {
         place_projected(p, at, n, p->packed + worker * plm_packed_floats(s->r));
         return PLM_OK;
     }
@@ -133,18 +141,80 @@ done:
     return rc;
 }
 
+static enum plm_code make_assigner(struct pass *p, struct plm_err *err)
+{
+    struct plm_ctx *ctx = p->shard->ctx;
+    const struct plm_step_head *h = &p->step->head;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_assigner_create(ctx, p->step->points, h->k, h->dim, (enum plm_metric)h->metric,
+                                &p->assigner, err));
+    PLM_TRY(plm_calloc(ctx, &p->scratch, ctx->threads, sizeof *p->scratch, err));
+    for (size_t i = 0; i < ctx->threads; i++)
+        p->scratch[i].ctx = ctx;
+done:
+    return rc;
+}
+
+/* Open rows order[task * PLM_BLOCK_ROWS ...) of the chunk, exactly. */
+static enum plm_code place_open(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    const struct pass *p = arg;
+    size_t dim = p->shard->dim, n = plm_min_size(PLM_BLOCK_ROWS, p->n_open - task * PLM_BLOCK_ROWS);
+    const uint32_t *open = p->order + task * PLM_BLOCK_ROWS;
+    float *rows = p->gathered + worker * plm_packed_floats(dim);
+    uint32_t ids[PLM_BLOCK_ROWS];
+    enum plm_code rc = PLM_OK;
+
+    for (size_t i = 0; i < n; i++)
+        memcpy(rows + i * dim, p->rows + open[i] * dim, dim * sizeof *rows);
+    PLM_TRY(plm_assign(p->assigner, rows, n, ids, NULL, &p->scratch[worker], err));
+    for (size_t i = 0; i < n; i++)
+        p->ids[open[i]] = ids[i];
+done:
+    return rc;
+}
+
+/* What the head left open. `order` is free until rows are grouped. */
+static enum plm_code settle_open(struct pass *p, struct plm_err *err)
+{
+    struct plm_ctx *ctx = p->shard->ctx;
+    enum plm_code rc = PLM_OK;
+
+    p->n_open = 0;
+    for (size_t i = 0; i < p->n; i++)
+        if (p->ids[i] == PLM_ROW_OPEN)
+            p->order[p->n_open++] = (uint32_t)i;
+    if (p->n_open == 0)
+        return PLM_OK;
+    if (!p->assigner) {
+        PLM_TRY(make_assigner(p, err));
+        PLM_TRY(plm_alloc(ctx, &p->gathered, ctx->threads * plm_packed_floats(p->shard->dim),
+                          sizeof *p->gathered, err));
+    }
+    PLM_TRY(plm_parallel(ctx, (p->n_open + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS, place_open, p, err));
+done:
+    return rc;
+}
+
 static enum plm_code run_chunk(struct pass *p, struct plm_partial *sums, struct plm_err *err)
 {
     struct plm_shard *s = p->shard;
-    struct plm_adding adding = {.ctx = s->ctx, .rows = p->room, .n = p->n, .dim = s->dim,
+    struct plm_adding adding = {.ctx = s->ctx, .n = p->n, .dim = s->dim,
                                 .n_ids = sums->head->n, .starts = p->starts, .order = p->order,
                                 .distances = p->distances, .step = p->step, .sums = sums,
                                 .use_cap = plm_shard_needs_cap(s, p->step->head.cap)};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_parallel(s->ctx, (p->n + TASK_ROWS - 1) / TASK_ROWS, place_task, p, err));
+    p->rows = p->room;
     if (!p->room)
-        PLM_TRY(plm_sample_rows(s->sample, p->first, p->n, NULL, &adding.rows, err));
+        PLM_TRY(plm_sample_rows(s->sample, p->first, p->n, NULL, &p->rows, err));
+    adding.rows = p->rows;
+    if (p->head) {
+        PLM_TRY(settle_open(p, err));
+        sums->head->n_open += (uint32_t)p->n_open;
+    }
     plm_group_rows(p->ids, p->n, sums->head->n, p->starts, p->order);
     PLM_TRY(plm_add_grouped(&adding, err));
 done:
@@ -166,13 +236,11 @@ static enum plm_code prepare_nearest(struct pass *p, struct plm_err *err)
     const struct plm_step_head *h = &p->step->head;
     enum plm_code rc = PLM_OK;
 
-    if (h->kind == PLM_STEP_LLOYD) {
+    if (h->kind == PLM_STEP_LLOYD && h->has_basis) {
+        PLM_TRY(plm_place_head_create(s, p->step, &p->head, err));
+    } else if (h->kind == PLM_STEP_LLOYD) {
         plm_shard_forget(s); /* what was projected is not needed any more */
-        PLM_TRY(plm_assigner_create(s->ctx, p->step->points, h->k, s->dim, (enum plm_metric)h->metric,
-                                    &p->assigner, err));
-        PLM_TRY(plm_calloc(s->ctx, &p->scratch, s->ctx->threads, sizeof *p->scratch, err));
-        for (size_t i = 0; i < s->ctx->threads; i++)
-            p->scratch[i].ctx = s->ctx;
+        PLM_TRY(make_assigner(p, err));
         PLM_TRY(plm_alloc(s->ctx, &p->exact, s->ctx->threads * (size_t)TASK_ROWS, sizeof *p->exact, err));
     } else {
         PLM_TRY(plm_shard_project(s, p->step, err));
@@ -204,8 +272,10 @@ done:
 static void release(struct pass *p)
 {
     struct plm_ctx *ctx = p->shard->ctx;
-    void *const owned[] = {p->exact, p->packed, p->room, p->ids, p->order, p->distances, p->starts};
+    void *const owned[] = {p->exact, p->gathered, p->packed,    p->room,
+                           p->ids,   p->order,    p->distances, p->starts};
 
+    plm_place_head_destroy(p->head);
     plm_assigner_destroy(p->assigner);
     for (size_t i = 0; p->scratch && i < ctx->threads; i++)
         plm_assign_scratch_reset(&p->scratch[i]);

@@ -13,6 +13,7 @@ struct plm_shard {
     /* projected rows */
     float *projected;  /* [n][r] */
     float *half_norms; /* [n] */
+    float *squares;    /* [n] squared distances of the rows, in full and cut to the cap, to the mean */
     size_t r;
     uint64_t projection_hash; /* 0 = none */
     float max_projected;
@@ -28,6 +29,10 @@ struct plm_shard {
 bool plm_shard_needs_cap(const struct plm_shard *shard, float cap);
 PLM_MUST_CHECK enum plm_code
 plm_shard_project(struct plm_shard *shard, const struct plm_step *step, struct plm_err *err);
+/* Points [n][dim] less the mean, on the axes of the step: out [n][r]. */
+PLM_MUST_CHECK enum plm_code
+plm_shard_project_points(struct plm_shard *shard, const struct plm_step *step, const float *points,
+                         size_t n, float *out, struct plm_err *err);
 void plm_shard_forget(struct plm_shard *shard); /* frees everything derived */
 PLM_MUST_CHECK enum plm_code
 plm_shard_fetch(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
@@ -46,6 +51,18 @@ plm_shard_split(struct plm_shard *shard, const struct plm_step *step, struct plm
 PLM_MUST_CHECK enum plm_code
 plm_shard_full(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
                struct plm_err *err);
+
+/* LLOYD with axes: the nearest centroid of most rows, found by a few coordinates; see shard_head.c. */
+struct plm_place_head;
+PLM_MUST_CHECK enum plm_code
+plm_place_head_create(struct plm_shard *shard, const struct plm_step *step, struct plm_place_head **out,
+                      struct plm_err *err);
+void plm_place_head_destroy(struct plm_place_head *head);
+#define PLM_ROW_OPEN UINT32_MAX
+/* Rows [first, first + n) of the shard, at `rows` -> ids, PLM_ROW_OPEN for those to be placed
+ * exactly. */
+void plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
+                       unsigned worker, uint32_t *ids);
 
 /* Rows [n] grouped by ids < n_ids: starts [n_ids + 1], order [n], ascending in each group. */
 void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order);

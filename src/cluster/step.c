@@ -126,8 +126,8 @@ static enum plm_code check_head(const struct plm_step_head *h, size_t len, struc
         return bad_head(err, "n_levels", h->n_levels);
     if (h->kind == PLM_STEP_FETCH)
         return PLM_OK;
-    if (h->kind != PLM_STEP_LLOYD && (h->has_basis ? h->r < 1 || h->r > h->dim || h->r % PLM_PANEL
-                                                   : h->r != h->dim))
+    if (h->has_basis ? h->r < 1 || h->r > h->dim || h->r % PLM_PANEL
+                     : h->kind != PLM_STEP_LLOYD && h->r != h->dim)
         return bad_head(err, "r", h->r);
     if (!isfinite(h->cap) || h->cap < 0)
         return bad_head(err, "cap", (double)h->cap);
@@ -213,7 +213,7 @@ static enum plm_code take_sections(struct cursor *c, struct plm_step *s, struct 
     if (h->kind == PLM_STEP_FETCH)
         return h->n_points >= 1 && h->n_points <= PLM_FETCH_ROWS
                    ? PLM_OK : bad_head(err, "n_points", h->n_points);
-    if (h->kind != PLM_STEP_LLOYD)
+    if (h->kind != PLM_STEP_LLOYD || h->has_basis)
         PLM_TRY(take_tree(c, s, err));
     s->points_at = c->at;
     if (h->kind == PLM_STEP_MEANS || h->kind == PLM_STEP_LLOYD) {

@@ -30,8 +30,8 @@ done:
     return rc;
 }
 
-/* The largest of three moments: the basis, the tree (projected rows stay until the means), a
- * Lloyd step. Steps and partials are held once, and twice while one is made from the other. */
+/* The largest of three moments: the basis, the tree, a Lloyd step (projected rows stay until there
+ * is one without axes). Steps and partials are held once, and twice while one is made from the other. */
 size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
 {
     size_t r = dim < 96 ? dim : dim <= 256 ? 64 : 128;
@@ -39,13 +39,15 @@ size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
     r = fetched < 4 * r ? dim : r; /* as the trainer decides */
     size_t chunk = (size_t)64 << 20; /* ids and distances of a chunk, or its rows when spilled */
     size_t basis = fetched * dim * 4 * sizeof(float) + dim * r * 4 * sizeof(float);
-    size_t projected = n_sample * (r * sizeof(float) + 24) + dim * r * 2 * sizeof(float);
+    size_t projected = n_sample * (r * sizeof(float) + 28) + dim * r * 2 * sizeof(float);
     size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96);
     size_t sums = k * (dim * sizeof(double) + 16), centroids = k * dim * sizeof(float);
     size_t scratch = threads * (4 * plm_packed_floats(dim) * sizeof(float) + k * r / 8 + 65536);
     size_t grow = projected + plm_max_size(tree, sums + centroids + k * r * 2 * sizeof(float));
+    size_t head = k * (4 * (r + 1) * sizeof(float) + 8) + threads * k * 25 * sizeof(float);
     size_t lloyd = sums + centroids + plm_assigner_bytes(k, dim) +
-                   threads * plm_assign_scratch_bytes(k, dim) + k * 16;
+                   threads * plm_assign_scratch_bytes(k, dim) + k * 16 +
+                   (dim < 96 ? 0 : projected + head);
 
     return plm_max_size(basis, plm_max_size(grow, lloyd)) + scratch + chunk;
 }

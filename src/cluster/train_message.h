@@ -8,7 +8,9 @@
  *   SEEDS   answer: for each node of the tree its size and its rows of least priority, projected
  *   SPLIT   answer: sums of the projected rows nearest to each child of their node
  *   MEANS   answer: sums of the full rows nearest to each leaf, by projected distance
- *   LLOYD   answer: sums of the full rows nearest to each centroid, exactly
+ *   LLOYD   answer: sums of the full rows nearest to each centroid: exactly, or, with axes in the
+ *           step, as shard_head.c finds them; the losses are then sums of squared distances to the
+ *           mean, from which and the sums the trainer makes the loss (nothing for dot)
  */
 #ifndef PLM_TRAIN_MESSAGE_H
 #define PLM_TRAIN_MESSAGE_H
@@ -33,7 +35,7 @@ struct plm_step_head {
     uint32_t n_nodes;           /* SEEDS: nodes to seed */
     uint32_t n_points;          /* FETCH: rows; MEANS: leaves; LLOYD: k */
     uint32_t is_last;           /* SEEDS, SPLIT: no level comes after this one */
-    uint32_t has_basis;         /* 0: projected rows are the rows less the mean */
+    uint32_t has_basis;         /* 0: projected rows are the rows less the mean; LLOYD: exact */
     float cap;                  /* values are cut to +-cap before they are added or projected */
     double magic_sum;           /* for grid_add */
     double loss_limit, loss_scale; /* for plm_fixed */
@@ -51,7 +53,7 @@ struct plm_level {
 
 struct plm_step {
     struct plm_step_head head;
-    const float *mean, *basis; /* [dim], [r][dim] */
+    const float *mean, *basis; /* [dim], [r][dim]; LLOYD: only with has_basis */
     struct plm_level levels[PLM_TREE_LEVELS];
     const uint32_t *want;      /* SEEDS: [n_nodes] rows each node is to give */
     const uint32_t *quotas;    /* SEEDS: [n_nodes] leaves it is to get; for the trainer */
@@ -82,7 +84,8 @@ struct plm_partial_head {
     uint64_t step_hash, n_rows, bytes;
     uint32_t n, dim; /* nodes or points, values of each vector */
     float max_abs;
-    uint32_t unused[3];
+    uint32_t n_open; /* LLOYD with axes: rows these could not place */
+    uint32_t unused[2];
 };
 
 /* A chosen row: followed by `dim` floats, padded to 8 bytes. */

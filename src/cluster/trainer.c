@@ -87,12 +87,12 @@ void plm_trainer_replace(struct plm_trainer *t, struct plm_buf *next)
     *next = (struct plm_buf){0};
 }
 
-double plm_mean_loss(const struct plm_step *step, const struct plm_partial *sums)
+double plm_mean_loss(const struct plm_step *step, const int64_t *losses, size_t n)
 {
     __int128 total = 0;
 
-    for (size_t i = 0; i < sums->head->n; i++)
-        total += sums->losses[i];
+    for (size_t i = 0; i < n; i++)
+        total += losses[i];
     return (double)total / step->head.loss_scale / (double)step->head.n_sample;
 }
 
@@ -232,7 +232,9 @@ const float *plm_trainer_centroids(const struct plm_trainer *trainer)
 {
     if (!trainer->done)
         return NULL;
-    return (const float *)(const void *)(trainer->step.data + sizeof(struct plm_step_head));
+    size_t bytes = trainer->options.k * trainer->options.dim * sizeof(float); /* the last section */
+
+    return (const float *)(const void *)(trainer->step.data + trainer->step.len - (bytes + 63) / 64 * 64);
 }
 
 size_t plm_trainer_losses(const struct plm_trainer *trainer, const double **losses)

@@ -39,7 +39,7 @@ plm_trainer_take_lloyd(struct plm_trainer *t, const struct plm_step *step,
 struct plm_step_head plm_step_after(const struct plm_step *step, enum plm_step_kind kind);
 /* Mean loss of a round, and whether it is hardly below the one before (a part `least` of it; for
  * dot, of the mean product). */
-double plm_mean_loss(const struct plm_step *step, const struct plm_partial *sums);
+double plm_mean_loss(const struct plm_step *step, const int64_t *losses, size_t n);
 bool plm_gain_is_small(uint32_t metric, double before, double now, double least);
 /* Puts *next in the place of the step. */
 void plm_trainer_replace(struct plm_trainer *t, struct plm_buf *next);

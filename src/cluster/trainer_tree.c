@@ -343,7 +343,7 @@ enum plm_code plm_trainer_take_split(struct plm_trainer *t, const struct plm_ste
                                      const struct plm_partial *sums, struct plm_err *err)
 {
     const struct plm_level *level = &step->levels[step->head.n_levels - 1];
-    double loss = plm_mean_loss(step, sums);
+    double loss = plm_mean_loss(step, sums->losses, sums->head->n);
     bool stop = t->round + 1 >= plm_min_size(LEVEL_ROUNDS, t->options.max_iters) ||
                 plm_gain_is_small(step->head.metric, t->loss_before, loss, LEVEL_LEAST_GAIN);
 

@@ -1,0 +1,218 @@
+/* shard_head.c - Lloyd steps by a few coordinates.
+ *
+ * The rows' coordinates on the axes of the tree are kept. With a row x = (h, u) and a centroid
+ * c = (g, w), both less the mean, u and w what the axes leave out,
+ *
+ *     |c|^2/2 - x.c  =  |c|^2/2 - h.g - u.w,    |u.w| <= |u||w|,
+ *
+ * and u.w is seldom near that bound. For rows that belong to c it is |w|^2 on average, since w is
+ * the mean of their u, and spreads around by |u||w| over the root of the dimensions in use. So OWN
+ * |w|^2 + UNSEEN |u||w| is taken for it. The centroid whose value is least then wins if no other is
+ * within twice the spread; else those that are compete in full, and a row with many of them is left
+ * open. This is the exact answer for nearly all rows: training has no need of more. The answer
+ * depends on nothing but the row and the step.
+ *
+ * Measured, loss after training against exact comparisons: 128,116 x 2,048 synthetic, K = 1,000, the
+ * same; packages-384, K = 1,000, + 0.1 %; packages-lsa-256, K = 250, - 0.5 %. With nothing for |w|^2
+ * the last one would lose 4 %. */
+#include <math.h>
+
+#include "cluster/shard_impl.h"
+
+#define OWN 0.5f
+#define UNSEEN 0.25f
+#define CANDIDATES 32 /* more than these are compared faster all together */
+#define SOME_ROWS 24  /* undecided rows valued together */
+
+struct plm_place_head {
+    struct plm_shard *shard;
+    const struct plm_step *step;
+    struct plm_panels panels; /* [k] of r coordinates and |w| */
+    float *tails;             /* [k] |w| */
+    size_t row_floats, per_worker;
+    float *scratch;           /* per worker: rows of a block, packed; values of some rows */
+    uint32_t *places;         /* per worker */
+};
+
+/* ---- centroids ------------------------------------------------------------------------------ */
+
+static double tail_of(double squares, double head_squares)
+{
+    return squares > head_squares ? sqrt(squares - head_squares) : 0;
+}
+
+static enum plm_code fill_panels(struct plm_place_head *p, struct plm_err *err)
+{
+    struct plm_shard *s = p->shard;
+    const struct plm_kernels *kernels = s->kernels;
+    const struct plm_step_head *h = &p->step->head;
+    size_t r = h->r, k = h->k;
+    float *projected = NULL, *points = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_alloc(s->ctx, &projected, k * r, sizeof *projected, err));
+    PLM_TRY(plm_alloc(s->ctx, &points, k * p->row_floats, sizeof *points, err));
+    PLM_TRY(plm_shard_project_points(s, p->step, p->step->points, k, projected, err));
+    for (size_t j = 0; j < k; j++) {
+        const float *centroid = p->step->points + j * h->dim;
+        double squares = h->metric == PLM_DOT ? kernels->norm2(centroid, h->dim)
+                                              : kernels->l2_exact(centroid, p->step->mean, h->dim);
+
+        memcpy(points + j * p->row_floats, projected + j * r, r * sizeof *points);
+        p->tails[j] = (float)tail_of(squares, kernels->norm2(projected + j * r, r));
+        points[j * p->row_floats + r] = p->tails[j];
+        projected[j * r] = h->metric == PLM_DOT ? 0 : (float)(squares / 2); /* its half norm */
+    }
+    plm_panels_fill(&p->panels, points, k, true);
+    for (size_t j = 0; j < k; j++)
+        p->panels.half_norms[j] = projected[j * r] - OWN * p->tails[j] * p->tails[j];
+done:
+    plm_free(s->ctx, projected);
+    plm_free(s->ctx, points);
+    return rc;
+}
+
+enum plm_code plm_place_head_create(struct plm_shard *shard, const struct plm_step *step,
+                                    struct plm_place_head **out, struct plm_err *err)
+{
+    struct plm_ctx *ctx = shard->ctx;
+    struct plm_place_head *p = NULL;
+    size_t k = step->head.k, n_values;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_shard_project(shard, step, err));
+    PLM_TRY(plm_calloc(ctx, &p, 1, sizeof *p, err));
+    p->shard = shard;
+    p->step = step;
+    p->row_floats = step->head.r + 1;
+    n_values = SOME_ROWS * plm_max_size(plm_panels_of(k) * PLM_PANEL, p->row_floats);
+    p->per_worker = 2 * plm_packed_floats(p->row_floats) + n_values;
+    PLM_TRY(plm_panels_alloc(ctx, k, p->row_floats, &p->panels, err));
+    PLM_TRY(plm_alloc(ctx, &p->tails, k, sizeof *p->tails, err));
+    PLM_TRY(plm_alloc(ctx, &p->scratch, ctx->threads * p->per_worker, sizeof *p->scratch, err));
+    PLM_TRY(plm_alloc(ctx, &p->places, ctx->threads * k, sizeof *p->places, err));
+    PLM_TRY(fill_panels(p, err));
+    *out = p;
+    p = NULL;
+done:
+    plm_place_head_destroy(p);
+    return rc;
+}
+
+void plm_place_head_destroy(struct plm_place_head *head)
+{
+    if (!head)
+        return;
+    struct plm_ctx *ctx = head->shard->ctx;
+    plm_panels_reset(&head->panels);
+    plm_free(ctx, head->tails);
+    plm_free(ctx, head->scratch);
+    plm_free(ctx, head->places);
+    plm_free(ctx, head);
+}
+
+/* ---- rows ----------------------------------------------------------------------------------- */
+
+/* Row i of the shard as r coordinates and UNSEEN |u|; returns the latter. */
+static float put_row(const struct plm_place_head *p, size_t i, float *to)
+{
+    const struct plm_shard *s = p->shard;
+
+    memcpy(to, s->projected + i * s->r, s->r * sizeof *to);
+    return to[s->r] = UNSEEN * (float)tail_of((double)s->squares[i], 2 * (double)s->half_norms[i]);
+}
+
+/* The place of the least value moves to the end of the list. */
+static uint32_t take_least(uint32_t *places, size_t n, const float *values)
+{
+    size_t least = 0;
+
+    for (size_t i = 1; i < n; i++)
+        if (values[places[i]] < values[places[least]])
+            least = i;
+    uint32_t place = places[least];
+    places[least] = places[n - 1];
+    return place;
+}
+
+/* The nearest of the centroids whose values are at most `limit`, which each comparison lowers. */
+static uint32_t compare_in_full(const struct plm_place_head *p, const float *row, float squares,
+                                const float *values, float limit, uint32_t *places)
+{
+    const struct plm_step_head *h = &p->step->head;
+    const struct plm_kernels *kernels = p->shard->kernels;
+    size_t n = kernels->at_most(values, h->k, limit, places);
+    uint32_t nearest = PLM_ROW_OPEN;
+    double least = INFINITY;
+
+    if (n > CANDIDATES)
+        return PLM_ROW_OPEN;
+    for (; n > 0; n--) {
+        uint32_t place = take_least(places, n, values);
+        const float *centroid = p->step->points + (size_t)place * h->dim;
+        double value;
+
+        if ((double)values[place] > least)
+            break;
+        value = h->metric == PLM_DOT ? -kernels->dot_exact(row, centroid, h->dim)
+                                     : (kernels->l2_exact(row, centroid, h->dim) - (double)squares) / 2;
+        if (value < least || (value == least && place < nearest)) {
+            least = value;
+            nearest = place;
+        }
+    }
+    return nearest;
+}
+
+/* Rows list[0..n) of a block, n <= SOME_ROWS: all values, then a comparison in full. */
+static void settle_some(const struct plm_place_head *p, const float *rows, size_t first,
+                        const float *block, const size_t *list, size_t n, const float *limits, float *scratch,
+                        uint32_t *places, uint32_t *ids)
+{
+    size_t each = p->row_floats, stride = p->panels.n_panels * PLM_PANEL, dim = p->shard->dim;
+    float *packed = scratch, *values = scratch + plm_packed_floats(each);
+
+    for (size_t i = 0; i < n; i++)
+        memcpy(values + i * each, block + list[i] * each, each * sizeof *values);
+    p->shard->kernels->pack_rows(values, each, n, each, packed);
+    p->shard->kernels->values(packed, n, p->panels.values, p->panels.half_norms, p->panels.n_panels,
+                              each, values, stride);
+    for (size_t i = 0; i < n; i++)
+        ids[list[i]] = compare_in_full(p, rows + list[i] * dim, p->shard->squares[first + list[i]],
+                                       values + i * stride, limits[list[i]], places);
+}
+
+static void place_block(const struct plm_place_head *p, const float *rows, size_t first, size_t n,
+                        unsigned worker, uint32_t *ids)
+{
+    float *block = p->scratch + worker * p->per_worker;
+    float *packed = block + plm_packed_floats(p->row_floats);
+    float unseen[PLM_BLOCK_ROWS], best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
+    size_t open[PLM_BLOCK_ROWS], n_open = 0;
+
+    for (size_t i = 0; i < n; i++)
+        unseen[i] = put_row(p, first + i, block + i * p->row_floats);
+    p->shard->kernels->pack_rows(block, p->row_floats, n, p->row_floats, packed);
+    p->shard->kernels->nearest(packed, n, p->panels.values, p->panels.half_norms, p->panels.n_panels,
+                               p->row_floats, best, second, ids);
+    for (size_t i = 0; i < n; i++) {
+        bool is_real = ids[i] < p->step->head.k; /* else its values were not finite */
+        float limit = is_real ? best[i] + 2 * p->tails[ids[i]] * unseen[i] : NAN;
+
+        if (second[i] > limit)
+            continue;
+        best[i] = limit;
+        open[n_open++] = i;
+    }
+    for (size_t i = 0; i < n_open; i += SOME_ROWS)
+        settle_some(p, rows, first, block, open + i, plm_min_size(SOME_ROWS, n_open - i), best, packed,
+                    p->places + worker * p->step->head.k, ids);
+}
+
+void plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
+                       unsigned worker, uint32_t *ids)
+{
+    for (size_t i = 0; i < n; i += PLM_BLOCK_ROWS)
+        place_block(head, rows + i * head->shard->dim, first + i, plm_min_size(PLM_BLOCK_ROWS, n - i),
+                    worker, ids + i);
+}
