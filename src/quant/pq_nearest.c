@@ -4,6 +4,8 @@
 
 #include "quant/pq_impl.h"
 
+#define CODES_MAX 256
+
 static bool same_values(const float *a, const float *b, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -12,10 +14,12 @@ static bool same_values(const float *a, const float *b, uint32_t n)
     return true;
 }
 
-static bool repeats_lower(const float *values, uint32_t code, uint32_t dsub)
+/* halves[0..code]: |c|^2 / 2, equal for equal codewords. */
+static bool repeats_lower(const float *values, const float *halves, uint32_t code, uint32_t dsub)
 {
     for (uint32_t lower = 0; lower < code; lower++)
-        if (same_values(values + (size_t)lower * dsub, values + (size_t)code * dsub, dsub))
+        if (halves[lower] == halves[code] &&
+            same_values(values + (size_t)lower * dsub, values + (size_t)code * dsub, dsub))
             return true;
     return false;
 }
@@ -23,13 +27,12 @@ static bool repeats_lower(const float *values, uint32_t code, uint32_t dsub)
 void plm_codewords_prepare(const struct plm_kernels *kernels, const float *values, uint32_t n_codes,
                            uint32_t dsub, float *half_norms, float *max_half_norm)
 {
-    float greatest = 0;
+    float greatest = 0, halves[CODES_MAX];
 
     for (uint32_t code = 0; code < n_codes; code++) {
-        float half = (float)(kernels->norm2(values + (size_t)code * dsub, dsub) / 2);
-
-        greatest = half > greatest ? half : greatest;
-        half_norms[code] = repeats_lower(values, code, dsub) ? INFINITY : half;
+        halves[code] = (float)(kernels->norm2(values + (size_t)code * dsub, dsub) / 2);
+        greatest = halves[code] > greatest ? halves[code] : greatest;
+        half_norms[code] = repeats_lower(values, halves, code, dsub) ? INFINITY : halves[code];
     }
     *max_half_norm = greatest;
 }
@@ -59,6 +62,19 @@ static double value_error(float x_norm2, float max_half_norm, uint32_t dsub)
                             ((double)dsub + 1) * (double)FLT_MIN);
 }
 
+/* Twice that is less than this times |x|^2 + |c|^2, for any codeword, because |x||c| is at most half
+ * of it; for rows that are neither tiny nor near overflow (there the product is 0 or infinite, or the
+ * row is looked at closely). Twice too large, for its own roundings. */
+static float rough_error(const struct plm_codewords *codewords)
+{
+    double norm2 = 2 * (double)codewords->max_half_norm;
+    double relative = (double)plm_dot_error((size_t)codewords->dsub + 2);
+
+    if (!(norm2 > 1e-20 && norm2 < 1e30)) /* underflows count: nothing is certain by this */
+        return INFINITY;
+    return (float)(4 * (relative + ((double)codewords->dsub + 4) * 0x1p-51));
+}
+
 static uint8_t exact_code(const struct plm_kernels *kernels, const struct plm_codewords *codewords,
                           const float *row)
 {
@@ -81,7 +97,7 @@ void plm_pq_block_codes(const struct plm_kernels *kernels, const struct plm_code
                         const float *groups, size_t n, struct plm_pq_block *block)
 {
     size_t n_groups = (n + PLM_PQ_LANES - 1) / PLM_PQ_LANES, dsub = codewords->dsub;
-    float norms[PLM_PQ_LANES];
+    float norms[PLM_PQ_LANES], rough = rough_error(codewords);
 
     kernels->pq_nearest(groups, n_groups, codewords->values, codewords->half_norms,
                         codewords->n_codes, dsub, block->codes, block->best, block->second);
@@ -91,6 +107,8 @@ void plm_pq_block_codes(const struct plm_kernels *kernels, const struct plm_code
 
         if (lane == 0)
             lane_norms(group, dsub, norms);
+        if (block->second[i] - block->best[i] > rough * (norms[lane] + 2 * codewords->max_half_norm))
+            continue;
         double error = value_error(norms[lane], codewords->max_half_norm, codewords->dsub);
         if ((double)block->second[i] - (double)block->best[i] > 2 * error)
             continue; /* also false for infinities and NaN: those are decided below */

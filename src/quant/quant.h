@@ -37,9 +37,10 @@ struct plm_pq_train_options {
     uint32_t n_bits, max_iters;
     uint64_t seed;
 };
-/* One sub-vector: rows [n][dsub] -> codewords [n_codes][dsub]; *error = mean squared error over
- * all n rows. At most 20 rounds on n/4 rows, then at most 15 on all (max_iters caps both); a loop
- * stops when the relative gain is under 1e-3. Starts from distinct rows in an order made from
+/* One sub-vector: rows [n][dsub] -> codewords [n_codes][dsub]; *error = mean squared distance of the
+ * rows to the codewords they were last given to: 0.05 % or so above that to the nearest. Rows come in
+ * eight blocks that take turns (pq_train.c), until a pass over all of them gains less than 0.25 %, at
+ * most 15 times (max_iters caps that, too). Starts from distinct rows in an order made from
  * (seed, subvector); an empty codeword becomes a copy of the one with the most rows (lowest id),
  * moved by a seeded 1/16 of the error per value. Rows with no more distinct values than codewords
  * get exactly those, repeated. The same codewords on every kernel table. PLM_ARG, PLM_DATA (a
