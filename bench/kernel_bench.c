@@ -1,16 +1,17 @@
 /* kernel_bench.c - how fast are the kernels, and what is built of them?
  *
  *   kernel_bench kernels [--quick]    every kernel of every table: checked against scalar, timed
- *   kernel_bench assign ROWS CENTROIDS DIM l2|dot THREADS [IDS]
+ *   kernel_bench assign ROWS CENTROIDS DIM l2|dot THREADS [IDS [RANK float|bytes]]
  *   kernel_bench encode ROWS CODEBOOK DIM M THREADS [CODES]
  *
  * The files hold plain float32 values. Each run prints one JSON line; ids (uint32) and codes (uint8)
- * go to the file named last, so that another program can compare them.
+ * go to the file named last, so that another program can compare them. RANK forces the filter:
+ * a head of so many axes (0: none), in fp32 or in bytes.
  */
 #include <stdlib.h>
 #include <time.h>
 
-#include "cluster/assign.h"
+#include "cluster/assign_impl.h"
 #include "kernel_bench.h"
 #include "quant/quant.h"
 
@@ -129,7 +130,7 @@ static struct plm_ctx *make_ctx(const char *threads)
     return ctx;
 }
 
-/* ROWS CENTROIDS DIM METRIC THREADS [IDS]: preparing the assigner counts. */
+/* ROWS CENTROIDS DIM METRIC THREADS [IDS [RANK KIND]]: preparing the assigner counts. */
 static int bench_assign(char **arg)
 {
     size_t dim = strtoul(arg[2], NULL, 10);
@@ -144,6 +145,10 @@ static int bench_assign(char **arg)
     run.scratch = calloc(run.ctx->threads, sizeof *run.scratch);
     if (!run.scratch || plm_assigner_create(run.ctx, centroids.values, centroids.n, dim, metric,
                                             &assigner, &err) != PLM_OK)
+        die("failed:", err.message);
+    if (arg[5] && arg[6] && arg[7] &&
+        plm_filter_force(assigner, strtoul(arg[6], NULL, 10), strcmp(arg[7], "bytes") == 0, &err) !=
+            PLM_OK)
         die("failed:", err.message);
     run.assigner = assigner;
     finish(&run, "assign", centroids.n, began, arg[5], &err);

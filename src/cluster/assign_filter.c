@@ -98,10 +98,11 @@ static double time_rows(const struct pilot *pilot, struct plm_way way, size_t n)
 }
 
 /* Processor seconds per row, the better of two passes over the pilot rows. A way that takes much
- * longer than `best` for a first block is not tried further. */
+ * longer than `best` for a first block, once its operands are in the caches, is not tried further. */
 static double time_pass(const struct pilot *pilot, struct plm_way way, double best)
 {
-    double seconds = time_rows(pilot, way, plm_min_size(PLM_BLOCK_ROWS, pilot->n));
+    size_t n_first = plm_min_size(PLM_BLOCK_ROWS, pilot->n);
+    double seconds = fmin(time_rows(pilot, way, n_first), time_rows(pilot, way, n_first));
 
     if (seconds > 1.5 * best)
         return seconds;
@@ -128,20 +129,26 @@ static void try_bytes(const struct pilot *pilot)
     }
 }
 
+/* The head, and for what it leaves the byte filter, where there is one. */
+static struct plm_way head_way(const struct plm_filter *filter, const struct plm_bytes *bytes)
+{
+    return (struct plm_way){&filter->head, bytes, filter->bytes.panels ? &filter->bytes : NULL};
+}
+
 /* The rank that took least time, or 0 when none is clearly faster than the best so far. */
 static size_t try_ranks(const struct pilot *pilot, double *best)
 {
     static const size_t ranks[] = {32, 48, 64, 80, 96, 128};
-    struct plm_head *head = &pilot->assigner->filter->head;
+    struct plm_filter *filter = pilot->assigner->filter;
     size_t best_rank = 0;
 
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
         double seconds;
 
         if (2 * ranks[i] > pilot->assigner->dim ||
-            !plm_head_set_rank(pilot->assigner, head, ranks[i]))
+            !plm_head_set_rank(pilot->assigner, &filter->head, ranks[i]))
             break;
-        seconds = time_pass(pilot, (struct plm_way){.head = head}, *best);
+        seconds = time_pass(pilot, head_way(filter, NULL), *best);
         if (seconds < CLEARLY * *best) {
             *best = seconds;
             best_rank = ranks[i];
@@ -154,7 +161,7 @@ static size_t try_ranks(const struct pilot *pilot, double *best)
 static void try_head_in_bytes(const struct pilot *pilot, double best)
 {
     struct plm_filter *filter = pilot->assigner->filter;
-    struct plm_way way = {&filter->head, &filter->head_bytes};
+    struct plm_way way = head_way(filter, &filter->head_bytes);
 
     if (pilot->assigner->n_packed < HEAD_IN_BYTES_FROM ||
         plm_bytes_create(pilot->assigner, &filter->head, &filter->head_bytes, NULL) != PLM_OK)
@@ -181,7 +188,7 @@ static void try_head(const struct pilot *pilot)
     }
     plm_free(pilot->assigner->ctx, filter->head.projections);
     filter->head.projections = NULL;
-    filter->last = (struct plm_way){.head = &filter->head};
+    filter->last = head_way(filter, NULL);
     try_head_in_bytes(pilot, best);
 }
 
@@ -259,7 +266,9 @@ enum plm_code plm_filter_force(struct plm_assigner *assigner, size_t rank, bool 
     }
     if (in_bytes) {
         PLM_TRY(plm_bytes_create(assigner, way.head, &filter->head_bytes, err));
+        PLM_TRY(plm_bytes_create(assigner, NULL, &filter->bytes, err));
         way.bytes = &filter->head_bytes;
+        way.next = way.head ? &filter->bytes : NULL;
     }
     filter->last = way;
 done:

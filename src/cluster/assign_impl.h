@@ -121,17 +121,19 @@ size_t plm_bytes_bytes(size_t k, size_t dim);
 
 /* ---- assign_settle.c: from bounds to an answer --------------------------------------------- */
 
-/* Lower bounds of all centroids' values (plm_bound_limit) -> the id; false when they exclude too few
- * of them. places, least: room for one number per centroid. */
+/* Lower bounds of all centroids' values (plm_bound_limit) -> the id; false when more than `most` of
+ * them survive a first guess. places, least: room for one number per centroid. */
 bool plm_settle_by_bounds(const struct plm_assigner *assigner, const float *row, double norm,
-                          const float *bounds, uint32_t *places, double *least, uint32_t *id);
+                          const float *bounds, size_t most, uint32_t *places, double *least,
+                          uint32_t *id);
 
 /* ---- assign_filter.c: whether and when to use which --------------------------------------- */
 
-/* What runs in front of fp32: a head, bytes, a head in bytes, or (both NULL) nothing. */
+/* What runs in front of fp32: a head, bytes, a head in bytes, or (all NULL) nothing. */
 struct plm_way {
     const struct plm_head *head;
     const struct plm_bytes *bytes;
+    const struct plm_bytes *next; /* for the rows a head leaves; or NULL */
 };
 
 PLM_MUST_CHECK enum plm_code plm_filter_create(struct plm_assigner *assigner, struct plm_err *err);
@@ -159,7 +161,7 @@ struct plm_assign_block {
     double *least;                  /* [n_places]: of the centroid in the same place */
     double norms[PLM_BLOCK_ROWS];   /* of the rows in the frame */
     float byte_terms[PLM_BLOCK_ROWS * PLM_BYTE_ROW_TERMS];
-    bool taken[PLM_BLOCK_ROWS];     /* by the filter */
+    bool taken[PLM_BLOCK_ROWS];     /* by the filter, by place in todo */
     size_t todo[PLM_BLOCK_ROWS], n_todo; /* rows no filter has settled, ascending */
     size_t open[PLM_BLOCK_ROWS], n_open; /* those fp32 did not settle, as places in todo */
     size_t follows[PLM_BLOCK_ROWS]; /* the row this one equals byte for byte, or itself */

@@ -48,7 +48,7 @@ static void estimate(struct settling *s, size_t n)
         s->ceiling = fmin(s->ceiling, most[i]);
 }
 
-/* In float64, among the estimated: is a at place p better than the one at w? */
+/* Among the estimated, in float64 where the estimates leave more than one. */
 static uint32_t decide(const struct settling *s)
 {
     const struct plm_assigner *assigner = s->assigner;
@@ -72,8 +72,8 @@ static uint32_t decide(const struct settling *s)
     return assigner->ids[winner];
 }
 
-/* All places whose bounds do not exceed the limit of a first guess; false if they are too many. */
-static bool find_survivors(struct settling *s)
+/* All places whose bounds do not exceed the limit of a first guess; false if more than `most`. */
+static bool find_survivors(struct settling *s, size_t most)
 {
     const struct plm_assigner *assigner = s->assigner;
     const struct plm_kernels *kernels = assigner->ctx->kernels;
@@ -86,16 +86,17 @@ static bool find_survivors(struct settling *s)
     plm_assign_near(assigner, s->row, s->norm, s->places, 1, &least, &s->ceiling);
     s->n_all = s->n_left = kernels->at_most(
         s->bounds, assigner->n_packed, plm_bound_limit(assigner, s->norm, s->ceiling), s->places);
-    return s->n_all > 0 && s->n_all <= plm_max_size(16, assigner->n_packed / 8);
+    return s->n_all > 0 && s->n_all <= most;
 }
 
 bool plm_settle_by_bounds(const struct plm_assigner *assigner, const float *row, double norm,
-                          const float *bounds, uint32_t *places, double *least, uint32_t *id)
+                          const float *bounds, size_t most, uint32_t *places, double *least,
+                          uint32_t *id)
 {
     struct settling s = {.assigner = assigner, .row = row, .bounds = bounds, .norm = norm,
                          .places = places, .least = least};
 
-    if (!find_survivors(&s))
+    if (!find_survivors(&s, most))
         return false;
     if (s.n_all == 1) {
         *id = assigner->ids[places[0]];
