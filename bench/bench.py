@@ -7,7 +7,7 @@
     make bench BENCH_ARGS=--budget             1 GB of vectors within 256 MiB
     make bench BENCH_ARGS=--growth             rows, dimensions and partitions grow (pilum alone)
     make bench BENCH_ARGS=--seed-shape         1,281,167 x 2,048 in 253 fragments (10.5 GB; checks the disk first)
-    make bench BENCH_ARGS="--all --minutes 60 --report"
+    make bench BENCH_ARGS="--all --faiss-last --minutes 60 --report"      all of it, and docs/performance.md
     make bench BENCH_ARGS="--rows 200000 --dim 512 --data latent --runs 5 --types IVF_PQ"
 
 All tools build the same type over the same table with the same partitions, sub-vectors, sample rate and threads,
@@ -36,7 +36,8 @@ from bench_bars import bars_of, print_bars
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "bench"
 RESULTS = WORK / "results.jsonl"
-PROGRAMS = ("kernel_bench.py", "train_bench.py")  # benchmarks of parts; every line of JSON they print is kept
+# Benchmarks of parts, with their arguments; every line of JSON that they print is kept.
+PROGRAMS = {"kernel_bench.py": ("--runs", "3"), "train_bench.py": ()}
 PROGRAM_SECONDS = 900
 
 
@@ -64,7 +65,7 @@ def setting():
     kernels = json.loads(subprocess.run([bench_tools.PILUM, "version", "--json"], capture_output=True, text=True, check=True).stdout)
     return {"cpu": cpu_model(), "cores": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "kernels": kernels["kernels"], "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
-            "pylance": lance.__version__, "faiss": faiss.__version__, "system": platform.release()}
+            "pylance": lance.__version__, "faiss": faiss.__version__}
 
 
 # ---- results ------------------------------------------------------------------------------------------
@@ -157,18 +158,15 @@ def run_once(session, case, made, tool, kind, run):
         remove_index(made)
 
 
-def todo_of(session, case):
-    """(type, run, tool) in the order they are run: the tools in turn, FAISS last."""
-    wanted = []
-    for kind in case.types:
-        for run in range(max(case.runs_of(tool, kind) for tool in case.runs)):
-            wanted += [(kind, run, tool) for tool in ("pilum", "pylance") if run < case.runs_of(tool, kind)]
-    wanted += [(kind, run, "faiss") for kind in case.types for run in range(case.runs_of("faiss", kind))]
+def todo_of(session, case, tools):
+    """(type, run, tool) in the order they are run: the tools in turn."""
+    wanted = [(kind, run, tool) for kind in case.types for run in range(max(case.runs_of(tool, kind) for tool in case.runs))
+              for tool in tools if run < case.runs_of(tool, kind)]
     return [(kind, run, tool) for kind, run, tool in wanted if not session.find(case.name, tool, kind, run)]
 
 
-def run_case(session, case):
-    todo = todo_of(session, case)
+def run_case(session, case, tools):
+    todo = todo_of(session, case, tools)
     if not todo:
         return
     began = time.monotonic()
@@ -186,14 +184,14 @@ def run_case(session, case):
         run_once(session, case, made, tool, kind, run)
 
 
-def run_programs(session, names):
+def run_programs(session):
     """Benchmarks of parts in programs of their own."""
-    for name in names:
+    for name, arguments in PROGRAMS.items():
         script = Path(__file__).with_name(name)
         if not script.exists() or not session.has_time() or session.find(script.stem, "program", None, None):
             continue
         print(f"# {script.stem}", flush=True)
-        done, why = bench_tools.run_bounded([sys.executable, script], PROGRAM_SECONDS)
+        done, why = bench_tools.run_bounded([sys.executable, script, *arguments], PROGRAM_SECONDS)
         if done is None or done.returncode != 0:
             session.add({"case": script.stem, "tool": "program", "failed": why or bench_tools.last_words(done)})
             continue
@@ -253,6 +251,7 @@ def parse_args():
     parser.add_argument("--minutes", type=float, default=60, help="no run is begun after that time")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--keep-peers", action="store_true", help="peers' results of earlier commits count")
+    parser.add_argument("--faiss-last", action="store_true", help="FAISS after all others, because no bar asks for its builds")
     parser.add_argument("--only", nargs="+", help="cases by name")
     parser.add_argument("--report", action="store_true", help="write docs/performance.md at the end")
     return parser.parse_args()
@@ -265,17 +264,17 @@ def main():
         RESULTS.unlink(missing_ok=True)
     session = Session(args)
     cases = [case for case in bench_cases.chosen(args) if not args.only or case.name in args.only]
-    programs = PROGRAMS if args.all or any(case.name == "bars" for case in cases) else ()
     try:
-        for case in cases:
-            run_case(session, case)
-            if case.name == "bars":
-                run_programs(session, programs)
+        for tools in [("pilum", "pylance"), ("faiss",)] if args.faiss_last else [("pilum", "pylance", "faiss")]:
+            for case in cases:
+                run_case(session, case, tools)
+                if case.name == "bars":
+                    run_programs(session)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", flush=True)
         raise SystemExit(130) from None
     finally:
-        names = {case.name for case in cases} | {Path(name).stem for name in programs}
+        names = {case.name for case in cases} | {Path(name).stem for name in PROGRAMS}
         lines = [line for line in session.done.values() if line["case"] in names]
         print_table(lines)
         print_bars(bars_of(lines))

@@ -52,17 +52,11 @@ def seed(payload):
                 budget=4 * GIB, timeout=1500)
 
 
-def growth(quick):
+def growth():
     """One thing grows, the others stay: rows, then dimensions, then partitions."""
-    top = 1 if quick else 2
-    cases = []
-    for rows in (10_000, 40_000, 160_000, 640_000)[: 2 + top]:
-        cases.append(Case(f"rows-{rows}", "rows grow", Shape("latent", rows, 256, 4), 256, 16))
-    for dim in (96, 256, 768, 2048)[: 2 + top]:
-        cases.append(Case(f"dim-{dim}", "dimensions grow", Shape("latent", 40_000, dim, 4), 250, dim // 16))
-    for k in (16, 64, 256, 1024, 4096)[: 3 + top]:
-        cases.append(Case(f"k-{k}", "partitions grow", Shape("latent", 160_000 if not quick else 40_000, 256, 4), k, 16))
-    return cases
+    cases = [Case(f"rows-{rows}", "rows grow", Shape("latent", rows, 256, 4), 256, 16) for rows in (10_000, 40_000, 160_000, 640_000)]
+    cases += [Case(f"dim-{dim}", "dimensions grow", Shape("latent", 40_000, dim, 4), 250, dim // 16) for dim in (96, 256, 768, 2048)]
+    return cases + [Case(f"k-{k}", "partitions grow", Shape("latent", 160_000, 256, 4), k, 16) for k in (16, 64, 256, 1024, 4096)]
 
 
 def other_data():
@@ -76,7 +70,7 @@ def quick():
     """Two or three minutes: enough to see that everything works, not enough to quote."""
     small = Case("quick", "10,000 rows of real texts, 384 dimensions", Shape("real", 10_000, 384, 4, raw=True), 100, 24,
                  runs={"pilum": 2, "pylance": 1, "faiss": 1}, timeout=90, quality=True)
-    return [small, wide(), *growth(True)[:1]]
+    return [small, wide(), growth()[0]]
 
 
 def chosen(args):
@@ -88,13 +82,16 @@ def chosen(args):
                      budget=args.budget_mib * MIB, timeout=args.timeout, quality=True)]
     if args.quick:
         return quick()
-    cases = []
-    if args.all or not (args.seed_shape or args.budget or args.growth):
-        cases += [bars(), wide(), *other_data()]
+    plain = not (args.seed_shape or args.budget or args.growth)
+    cases = [bars()] if args.all or plain else []
     if args.all or args.budget:
         cases.append(budget())
-    if args.all or args.growth:
-        cases += growth(False)
+    if args.all or plain:
+        cases.append(wide())
     if args.all or args.seed_shape:
         cases.append(seed(args.payload))
+    if args.all or plain:
+        cases += other_data()
+    if args.all or args.growth:
+        cases += growth()
     return cases

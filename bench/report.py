@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""docs/performance.md and its pictures from build/bench/results.jsonl: python bench/report.py [--results FILE] [--out DIR]
+
+The newest run of each (case, tool, type, run) counts. Words come from performance_template.md, numbers from the
+results; where there are none yet the page says so.
+"""
+import argparse
+import json
+import statistics
+from pathlib import Path
+from string import Template
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams.update({"svg.hashsalt": "pilum", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+                            "svg.fonttype": "none"})
+
+import matplotlib.pyplot as plt
+
+import bench_quality
+from bench_bars import bars_of, met_text
+
+ROOT = Path(__file__).resolve().parent.parent
+PHASES = ("plan", "train", "encode", "merge", "verify", "commit")
+COLOURS = {"plan": "#9aa5b1", "train": "#2f6db5", "encode": "#e07b39", "merge": "#4f9d69", "verify": "#8d6cab", "commit": "#444444"}
+TYPES = {"IVF_FLAT": "#4f9d69", "IVF_SQ": "#e07b39", "IVF_PQ": "#2f6db5"}
+TITLES = {"bars": "128,116 x 2,048, K 500, M 128", "real": "real texts, 100,000 x 384, K 316", "gaussian": "Gaussian, 50,000 x 768, K 1,000",
+          "budget": "128,116 x 2,048 within 256 MiB", "seed": "1,281,167 x 2,048, 253 fragments, within 4 GiB",
+          "seed-wide": "the same with a wide second column", "wide": "20,000 x 256 with a wide second column"}
+
+
+# ---- reading -----------------------------------------------------------------------------------------
+
+
+def read_lines(path):
+    newest = {}
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            newest[line.get("case"), line.get("tool"), line.get("type"), line.get("run")] = line
+    return list(newest.values())
+
+
+def runs_of(lines, case, tool, kind):
+    return [line for line in lines if (line["case"], line["tool"], line.get("type")) == (case, tool, kind) and "seconds" in line]
+
+
+def middle_run(runs):
+    return sorted(runs, key=lambda run: run["seconds"])[(len(runs) - 1) // 2]
+
+
+def table(header, rows):
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+
+# ---- words ----------------------------------------------------------------------------------------------
+
+
+def machine_text(lines):
+    settings = {json.dumps(line["setting"], sort_keys=True) for line in lines}
+    texts = []
+    for setting in map(json.loads, sorted(settings)):
+        setting.pop("commit")
+        text = (f"{setting['cpu']}, {setting['cores']} cores, {setting['memory_gib']:.0f} GiB, kernels `{setting['kernels']}`; "
+                f"pylance {setting['pylance']}, FAISS {setting['faiss']}")
+        if text not in texts:
+            texts.append(text)
+    commits = sorted({line["setting"]["commit"] for line in lines})
+    days = sorted({line["at"][:10] for line in lines})
+    loads = [line["load"] for line in lines if "load" in line]
+    return ("Measured on: " + "; ".join(texts) + f". Commit {', '.join(commits)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}. "
+            f"The load of the machine after each run was {statistics.median(loads):.1f} in the middle.")
+
+
+def number(value, digits=2):
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def bars_text(lines):
+    rows = []
+    for row in bars_of(lines):
+        limits = ["" if row[key] is None else f"{row[key]:.3g}x" for key in ("least", "aim")]
+        ratio = "" if row["ratio"] is None else f"**{row['ratio']:.1f}x**"
+        rows.append([row["work"], row["against"], number(row["peer"]), number(row["mine"]), ratio, *limits, met_text(row), row["quality"] or ""])
+    return table(["work", "against", "peer s", "pilum s", "ratio", "bar", "aim", "", "quality"], rows)
+
+
+def build_rows(lines, case):
+    rows = []
+    for kind in TYPES:
+        for tool in ("pilum", "pylance", "faiss"):
+            runs = runs_of(lines, case, tool, kind)
+            if not runs:
+                continue
+            seconds = [run["seconds"] for run in runs]
+            measured = next((run for run in runs if "recall" in run), None)
+            recalls = [bench_quality.recall_at(measured["recall"], share * measured["rows"]) if measured else None
+                       for share in bench_quality.SHARES]
+            read = number(runs[-1]["bytes_read"] / 1e6, 0) if "bytes_read" in runs[-1] else ""
+            rows.append([kind, tool, number(statistics.median(seconds)), f"{min(seconds):.2f} - {max(seconds):.2f} ({len(runs)})",
+                         number(max(run["peak_rss_bytes"] for run in runs) / 2**20, 0), read,
+                         *["" if value is None else f"{value:.3f}" for value in recalls]])
+    return rows
+
+
+def builds_text(lines):
+    header = ["type", "tool", "seconds", "spread (runs)", "peak MiB", "read MB"] + [f"recall at {share:.0%}" for share in bench_quality.SHARES]
+    parts = []
+    for case, title in TITLES.items():
+        rows = build_rows(lines, case)
+        if rows:
+            parts.append(f"**{title}**\n\n{table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def failures_text(lines):
+    told = []
+    for line in lines:
+        where = f"{line['tool']} {line.get('type') or ''} on {TITLES.get(line['case'], line['case'])}"
+        if "failed" in line:
+            told.append(f"* {where}: {line['failed']}")
+        elif line.get("hangs"):
+            told.append(f"* {where}: {len(line['hangs'])} earlier attempts were ended ({line['hangs'][-1]})")
+    return "What did not come to its end:\n\n" + "\n".join(sorted(set(told))) if told else ""
+
+
+def kernels_text(lines):
+    records = [record for line in lines for record in line.get("records", []) if record.get("bench") == "kernel"]
+    if not records:
+        return "The kernels by themselves: `bench/kernel_bench.py`."
+    keys = [key for key in records[0] if key not in ("bench", "cpu", "cores", "commit", "threads")]
+    rows = [[record.get(key, "") if not isinstance(record.get(key), float) else f"{record[key]:.3g}" for key in keys] for record in records]
+    return table(keys, rows)
+
+
+def growth_text(lines):
+    rows = []
+    for line in lines:
+        if line["tool"] == "pilum" and "seconds" in line and line["case"].startswith(("rows-", "dim-", "k-")):
+            rows.append([f"{line['rows']:,}", line["dim"], line["num_partitions"], line["type"], number(line["seconds"]),
+                         *(number(line["phases"][phase]) for phase in ("train", "encode", "merge", "verify"))])
+    return table(["rows", "dimensions", "partitions", "type", "seconds", "train", "encode", "merge", "verify"], rows) if rows else ""
+
+
+def plan_pairs(lines):
+    """[(type, planned, actual)] of what is planned in seconds, the median run of each build."""
+    pairs = []
+    for case in dict.fromkeys(line["case"] for line in lines):
+        for kind in TYPES:
+            runs = runs_of(lines, case, "pilum", kind)
+            if runs and "plan" in runs[0]:
+                run = middle_run(runs)
+                pairs.append((kind, run["plan"]["total"], run["phases"]["total"], run))
+    return pairs
+
+
+def plans_text(lines):
+    pairs = plan_pairs(lines)
+    if not pairs:
+        return ""
+    good = sum(abs(planned / actual - 1) <= 0.3 for _, planned, actual, _ in pairs)
+    said = [f"Of {len(pairs)} builds here, {good} took within 30 % of the planned seconds"]
+    for name, key in (("bytes read", "bytes_read"), ("bytes written", "bytes_written"), ("peak memory", "peak_rss_bytes")):
+        near = sum(abs(run["plan"][key] / run[key] - 1) <= 0.3 for *_, run in pairs)
+        said.append(f"{near} of the planned {name}")
+    return ", ".join(said) + "."
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------
+
+
+def save(figure, path):
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_bars(lines, path):
+    rows = [row for row in bars_of(lines) if row["ratio"] is not None]
+    if not rows:
+        return False
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.0))
+    at = range(len(rows) - 1, -1, -1)
+    axes.barh(at, [row["ratio"] for row in rows], height=0.6, color=["#2f6db5" if row["met"] else "#c0504d" for row in rows])
+    for y, row in zip(at, rows):
+        axes.plot([row["least"]] * 2, [y - 0.38, y + 0.38], color="black", linewidth=1.6)
+        axes.plot([row["aim"]] * 2, [y - 0.38, y + 0.38], color="black", linewidth=1, linestyle=":")
+        axes.text(row["ratio"] * 1.03, y, f"{row['ratio']:.1f}x", va="center")
+    axes.set_yticks(list(at), [row["work"] for row in rows])
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast as the peer (solid: the bar, dotted: the aim)")
+    save(figure, path)
+    return True
+
+
+def draw_phases(lines, path):
+    cases = [case for case in ("bars", "seed", "budget") if any(runs_of(lines, case, "pilum", kind) for kind in TYPES)]
+    if not cases:
+        return False
+    figure, all_axes = plt.subplots(len(cases), 1, figsize=(8, 1.5 * len(cases) + 0.6), squeeze=False, layout="constrained")
+    for axes, case in zip(all_axes[:, 0], cases):
+        kinds = [kind for kind in TYPES if runs_of(lines, case, "pilum", kind)]
+        for y, kind in enumerate(reversed(kinds)):
+            run, left = middle_run(runs_of(lines, case, "pilum", kind)), 0.0
+            for phase in PHASES:
+                axes.barh(y, run["phases"][phase], left=left, height=0.65, color=COLOURS[phase], label=phase if y == 0 else None)
+                left += run["phases"][phase]
+            axes.text(left * 1.01, y, f"{left:.1f} s", va="center")
+        axes.set_yticks(range(len(kinds)), list(reversed(kinds)))
+        axes.set_title(TITLES[case], loc="left", fontsize=9)
+    all_axes[-1, 0].set_xlabel("seconds")
+    all_axes[0, 0].legend(ncols=6, frameon=False, loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=8)
+    save(figure, path)
+    return True
+
+
+def draw_growth(lines, path):
+    panels = [("rows-", "rows", "rows"), ("dim-", "dim", "dimensions"), ("k-", "num_partitions", "partitions")]
+    if not any(line["case"].startswith("rows-") and "seconds" in line for line in lines):
+        return False
+    figure, all_axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained", sharey=True)
+    for axes, (prefix, key, label) in zip(all_axes, panels):
+        for kind, colour in TYPES.items():
+            points = sorted((line[key], line["seconds"]) for line in lines
+                            if line["case"].startswith(prefix) and line.get("type") == kind and "seconds" in line)
+            if points:
+                axes.plot(*zip(*points), marker="o", markersize=3, color=colour, label=kind)
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.grid(color="#e8ebef", linewidth=0.8)
+    all_axes[0].set_ylabel("seconds")
+    all_axes[0].legend(frameon=False, fontsize=8)
+    save(figure, path)
+    return True
+
+
+def draw_plans(lines, path):
+    pairs = plan_pairs(lines)
+    if not pairs:
+        return False
+    figure, axes = plt.subplots(figsize=(4.2, 3.8))
+    low, high = min(min(p, a) for _, p, a, _ in pairs) * 0.7, max(max(p, a) for _, p, a, _ in pairs) * 1.4
+    axes.fill_between([low, high], [0.7 * low, 0.7 * high], [1.3 * low, 1.3 * high], color="#e8ebef", label="within 30 %")
+    for kind, colour in TYPES.items():
+        points = [(actual, planned) for k, planned, actual, _ in pairs if k == kind]
+        if points:
+            axes.scatter(*zip(*points), s=14, color=colour, label=kind)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="actual seconds", ylabel="planned seconds")
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+    return True
+
+
+PICTURES = {"performance-bars.svg": draw_bars, "performance-phases.svg": draw_phases, "performance-growth.svg": draw_growth,
+            "performance-plans.svg": draw_plans}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench" / "results.jsonl")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    args = parser.parse_args()
+    lines = [line for line in read_lines(args.results) if line["case"] not in ("quick", "custom")]
+    nothing = "No results yet: `make bench` makes them."
+    words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans")} | {"failures": ""}
+    if lines:
+        words = {"machine": machine_text(lines), "bars": bars_text(lines), "builds": builds_text(lines), "failures": failures_text(lines),
+                 "kernels": kernels_text(lines), "growth": growth_text(lines), "plans": plans_text(lines)}
+    text = Template((Path(__file__).with_name("performance_template.md")).read_text()).substitute(words)
+    for name, draw in PICTURES.items():
+        if not (lines and draw(lines, args.out / name)):
+            (args.out / name).unlink(missing_ok=True)
+            text = "\n".join(row for row in text.split("\n") if f"({name})" not in row)
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    (args.out / "performance.md").write_text(text)
+    print(f"{args.out / 'performance.md'}: from {len(lines)} results")
+
+
+if __name__ == "__main__":
+    main()
