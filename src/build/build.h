@@ -95,6 +95,7 @@ enum plm_term {
 /* What this machine does in a second. Of one thread, unless said. */
 struct plm_rates {
     double nearest;   /* multiply-adds of the fp32 assignment kernel at the plan's shape */
+    double bytes;     /* multiply-adds of the kernel of the byte filter */
     double codewords; /* multiply-adds of the PQ kernel */
     double copy;      /* bytes copied in memory */
     double read;      /* bytes of the column read and decoded */

@@ -28,7 +28,7 @@
 
 /* What is usual where nothing can be measured. */
 static const struct plm_rates usual = {
-    .nearest = 25e9, .codewords = 20e9, .copy = 5e9, .read = 1e9, .read_scales = true, .write = 0.3e9, .sync = 5e-3,
+    .nearest = 25e9, .bytes = 40e9, .codewords = 20e9, .copy = 5e9, .read = 1e9, .read_scales = true, .write = 0.3e9, .sync = 5e-3,
 };
 #define REMOTE_READ 80e6 /* of one thread, from object storage */
 #define REMOTE_WRITE 100e6
@@ -118,6 +118,50 @@ static enum plm_code time_nearest(const struct calibration *c, double *out)
     *out = rate_of(c, nearest_once, &w, (double)PLM_BLOCK_ROWS * (double)(w.n_panels * PLM_PANEL) * (double)dim);
 done:
     plm_free(ctx, values);
+    return rc;
+}
+
+struct byte_work {
+    const struct plm_kernels *kernels;
+    const uint8_t *rows;
+    const int8_t *panels;
+    const int32_t *offsets;
+    const float *row_terms, *panel_terms;
+    float *bounds;
+    size_t n_panels, dim;
+};
+
+static void bytes_once(void *arg)
+{
+    const struct byte_work *w = arg;
+
+    w->kernels->byte_bounds(w->rows, w->row_terms, PLM_BLOCK_ROWS, w->panels, w->offsets, w->panel_terms, w->n_panels,
+                            w->dim, w->bounds, w->n_panels * PLM_PANEL);
+}
+
+/* The values do not matter to integer products: all are 1. */
+static enum plm_code time_bytes(const struct calibration *c, double *out)
+{
+    struct plm_ctx *ctx = c->source->ctx;
+    size_t k = plm_min_size(c->plan->num_partitions, CENTROIDS_MAX), n_panels = (k + PLM_PANEL - 1) / PLM_PANEL;
+    size_t dim = plm_byte_dims(plm_min_size(c->plan->column.dim, PLM_BYTE_DIM_MAX)), n_terms;
+    uint8_t *values = NULL;
+    float *terms = NULL;
+    enum plm_code rc = PLM_OK;
+
+    n_terms = PLM_BLOCK_ROWS * PLM_BYTE_ROW_TERMS + n_panels * PLM_PANEL * (PLM_BYTE_PANEL_TERMS + 1 + PLM_BLOCK_ROWS);
+    PLM_TRY(plm_alloc(ctx, &values, (PLM_BLOCK_ROWS + n_panels * PLM_PANEL) * dim, 1, NULL));
+    PLM_TRY(plm_calloc(ctx, &terms, n_terms, sizeof *terms, NULL));
+    memset(values, 1, (PLM_BLOCK_ROWS + n_panels * PLM_PANEL) * dim);
+    struct byte_work w = {.kernels = ctx->kernels, .rows = values, .n_panels = n_panels, .dim = dim, .row_terms = terms};
+    w.panels = (const int8_t *)values + PLM_BLOCK_ROWS * dim;
+    w.panel_terms = terms + PLM_BLOCK_ROWS * PLM_BYTE_ROW_TERMS;
+    w.offsets = (const int32_t *)(const void *)(w.panel_terms + n_panels * PLM_PANEL * PLM_BYTE_PANEL_TERMS);
+    w.bounds = terms + n_terms - n_panels * PLM_PANEL * PLM_BLOCK_ROWS;
+    *out = rate_of(c, bytes_once, &w, (double)PLM_BLOCK_ROWS * (double)(n_panels * PLM_PANEL) * (double)dim);
+done:
+    plm_free(ctx, values);
+    plm_free(ctx, terms);
     return rc;
 }
 
@@ -317,6 +361,7 @@ void plm_calibrate(struct plm_source *source, const struct plm_plan *plan, const
 
     c.seconds = fmin(SECONDS_MAX, fmax(SECONDS_MIN, c.seconds));
     (void)!time_nearest(&c, &rates.nearest);
+    (void)!time_bytes(&c, &rates.bytes);
     if (plan->quantizer == PLM_PQ)
         (void)!time_codewords(&c, &rates.codewords);
     (void)!time_copy(&c, &rates.copy);

@@ -18,6 +18,11 @@
 #define HEAD_RANK 80     /* leading dimensions by which most partitions are excluded */
 #define HEAD_SPREAD 0.15 /* of the dimensions: variance spread over no more than that makes a head pay */
 #define HEAD_LEFT 8      /* partitions evaluated in full behind a head */
+#define FILTER_PARTITIONS 128 /* below that, or below so many dimensions, there is no filter */
+#define FILTER_DIM 64
+#define FILTER_ROW 16    /* multiply-adds a dimension that packing a row for a filter costs */
+#define FILTER_PLACE 16  /* multiply-adds that a look at a bound costs */
+#define BYTES_LEFT 4     /* partitions evaluated in full behind bytes */
 #define CHECK_ROWS_MIN 32
 #define CHECK_ROWS_MAX 1024
 #define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
@@ -30,23 +35,23 @@ struct term_info {
 };
 
 static const struct term_info infos[PLM_N_TERMS] = {
-    [PLM_TERM_SAMPLE] = {"train", "read", 1.3},
+    [PLM_TERM_SAMPLE] = {"train", "read", 1.2},
     [PLM_TERM_AXES] = {"train", "axes", 1.2},
-    [PLM_TERM_TREE] = {"train", "tree", 4.4},
-    [PLM_TERM_LEAVES] = {"train", "leaves", 1.2},
+    [PLM_TERM_TREE] = {"train", "tree", 5.0},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 1.3},
     [PLM_TERM_LLOYD] = {"train", "refine", 2.1},
-    [PLM_TERM_SUMS] = {"train", "sums", 1.4},
-    [PLM_TERM_CODEBOOK] = {"train", "codebook", 1.2},
-    [PLM_TERM_READ] = {"encode", "read", 1.3},
-    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.3},
+    [PLM_TERM_SUMS] = {"train", "sums", 1.0},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 1.3},
+    [PLM_TERM_READ] = {"encode", "read", 1.2},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.8},
     [PLM_TERM_CODES] = {"encode", "codes", 1.3},
-    [PLM_TERM_PROBES] = {"encode", "probes", 1.8},
+    [PLM_TERM_PROBES] = {"encode", "probes", 1.6},
     [PLM_TERM_RUNS] = {"encode", "write", 1.1},
     [PLM_TERM_GATHER] = {"merge", "gather", 3.0},
     [PLM_TERM_WRITE] = {"merge", "write", 1.0},
-    [PLM_TERM_CHECK] = {"verify", "check", 1.0},
-    [PLM_TERM_SCAN] = {"verify", "scan", 5.0},
-    [PLM_TERM_TABLES] = {"verify", "tables", 16},
+    [PLM_TERM_CHECK] = {"verify", "check", 0.9},
+    [PLM_TERM_SCAN] = {"verify", "scan", 8.0},
+    [PLM_TERM_TABLES] = {"verify", "tables", 15},
     [PLM_TERM_COMMIT] = {"commit", "sync", 5.0},
 };
 
@@ -95,14 +100,19 @@ static double fetched(const struct work *w, double bytes)
     return bytes / (w->rates->read * (w->rates->read_scales ? w->threads : 1));
 }
 
-/* Exact assignment of a row, in multiply-adds: all partitions, or their leading dimensions first
- * where these hold most of the variance. */
+/* Exact assignment of a row in multiply-adds of the fp32 kernel, the best way: all partitions; all in
+ * bytes, and a few in full; their leading dimensions, where these hold most of the variance. */
 static double assign_work(const struct work *w)
 {
-    double all = w->k * w->d, head = w->d * HEAD_RANK + w->k * (HEAD_RANK + 2) + HEAD_LEFT * w->d;
-    bool pays = w->k >= 128 && w->d >= 64 && w->rates->spread > 0 && w->rates->spread <= HEAD_SPREAD * w->d;
+    double all = w->k * w->d, in_bytes = w->rates->nearest / w->rates->bytes;
 
-    return pays ? fmin(all, head) : all;
+    if (w->k < FILTER_PARTITIONS || w->d < FILTER_DIM)
+        return all;
+    double best = fmin(all, all * in_bytes + (FILTER_ROW + BYTES_LEFT) * w->d + FILTER_PLACE * w->k);
+    if (w->rates->spread > 0 && w->rates->spread <= HEAD_SPREAD * w->d)
+        best = fmin(best, w->d * HEAD_RANK + w->k * (HEAD_RANK + 2) * fmin(1, in_bytes) +
+                              (FILTER_ROW + HEAD_LEFT) * w->d + FILTER_PLACE * w->k);
+    return best;
 }
 
 /* ---- phases ------------------------------------------------------------------------------- */

@@ -132,8 +132,8 @@ static json_t *terms_json(const struct plm_estimate *e)
 
 static json_t *rates_json(const struct plm_rates *r)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
-                     "codeword_multiply_adds_per_s", r->codewords, "copy_bytes_per_s", r->copy,
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
+                     "byte_multiply_adds_per_s", r->bytes, "codeword_multiply_adds_per_s", r->codewords, "copy_bytes_per_s", r->copy,
                      "read_bytes_per_s", r->read, "write_bytes_per_s", r->write, "sync_seconds", r->sync,
                      "spread_dimensions", r->spread);
 }
