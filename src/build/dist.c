@@ -249,6 +249,11 @@ static enum plm_code call_account(struct plm_dist *d, const struct plm_dist_args
     return PLM_OK;
 }
 
+static uint64_t micros(const struct timeval *t)
+{
+    return (uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec;
+}
+
 static enum plm_code call_usage(struct plm_dist *d, const struct plm_dist_args *args,
                                 struct plm_buf *answer, struct plm_err *err)
 {
@@ -257,7 +262,8 @@ static enum plm_code call_usage(struct plm_dist *d, const struct plm_dist_args *
     getrusage(RUSAGE_SELF, &usage);
     uint64_t all[] = {c->bytes_read, c->bytes_written, c->n_get,
                       c->n_put,      c->n_list,        c->n_retried,
-                      (uint64_t)usage.ru_maxrss * 1024};
+                      (uint64_t)usage.ru_maxrss * 1024,
+                      micros(&usage.ru_utime) + micros(&usage.ru_stime)};
     (void)args;
     return plm_buf_add(answer, all, sizeof all, err);
 }

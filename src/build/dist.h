@@ -44,7 +44,7 @@
  *   merge_blocks (segment, first, end; answer of merge_open)
  *   merge_finish (segment; answer of merge_open)
  *   verify (; message) -> answer
- *   usage () -> u64 {bytes read, written, get, put, list, retried, peak rss}
+ *   usage () -> u64 {bytes read, written, get, put, list, retried, peak rss, processor time in us}
  *
  * A worker that does not hold a shard answers `step`, `shard_rows` and `pq_columns` with
  * PLM_NOT_FOUND: send it `shard` again.

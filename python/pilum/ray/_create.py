@@ -189,7 +189,7 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
     size = worker_size(n, ray_remote_args, memory_budget, threads)
     managed = is_managed(table.dataset)
     view.begin("plan", 0, "fragments", "starting workers")
-    pool = Pool(n, size, work_dir, view.tick)
+    pool = Pool(n, size, work_dir, view.tick if view.is_wanted else None)
     try:
         workers = pool.first_hellos()
         _check_versions(workers)
@@ -240,18 +240,22 @@ def _ray_report(pool: Pool, size: Any, seconds: float, coordinator_cpu: float) -
     import struct
 
     names = ("bytes_read", "bytes_written", "get", "put", "list", "retried", "peak_rss_bytes")
+    usages = [struct.unpack("<8Q", usage) for usage in pool.usages()]
+    workers_cpu = sum(usage[7] for usage in usages) * 1e-6
     return {
         "num_workers": pool.n,
         "threads": size.threads,
         "memory_budget_bytes": size.memory_budget,
         "seconds": round(seconds, 3),
         "coordinator_cpu_seconds": round(coordinator_cpu, 3),
+        "workers_cpu_seconds": round(workers_cpu, 3),
+        "coordinator_cpu_share": round(coordinator_cpu / max(coordinator_cpu + workers_cpu, 1e-9), 4),
         "messages": pool.messages,
         "message_bytes": pool.message_bytes,
         "retries": pool.retries,
         "workers_lost": pool.lost,
         "twins": pool.twins,
-        "workers": [dict(zip(names, struct.unpack("<7Q", usage))) for usage in pool.usages()],
+        "workers": [{**dict(zip(names, u)), "cpu_seconds": round(u[7] * 1e-6, 3)} for u in usages],
     }
 
 

@@ -1,14 +1,16 @@
 """Matrices among the options: arrays while they travel, addresses for the core.
 
-Workers import this module: it must not import lance, which takes a second of every worker's start.
+Workers import this module: it must not import lance, which takes a second of every worker's start. Nor
+numpy, which comes with the arrays, where there are any.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass
@@ -24,7 +26,7 @@ def with_matrices(options: dict[str, Any]) -> Matrices:
     result, arrays = dict(options), []
     for name in ("ivf_centroids", "pq_codebook"):
         array = result.get(name)
-        if isinstance(array, np.ndarray):
+        if array is not None and not isinstance(array, tuple):
             arrays.append(array)
             result[name] = (array.ctypes.data, array.itemsize, array.shape)
     return Matrices(result, arrays)

@@ -88,9 +88,9 @@ def _is_lost(error: BaseException) -> bool:
 
 
 class Pool:
-    """``n`` workers of one build. ``tick`` is called about once a second with the live counts."""
+    """``n`` workers of one build. ``tick`` is called twice a second with the live counts, if it is given."""
 
-    def __init__(self, n: int, size: Size, spill_dir: str | None, tick: Callable[[Pool], None]) -> None:
+    def __init__(self, n: int, size: Size, spill_dir: str | None, tick: Callable[[Pool], None] | None) -> None:
         self.n = n
         self.size = size
         self.retries = 0
@@ -194,7 +194,7 @@ class Pool:
             self._give_out(waiting, times)
             for run in self._finished():
                 open_tasks -= self._take(run, waiting, times, done)
-            if time.monotonic() - self._ticked > 0.5:
+            if self._tick is not None and time.monotonic() - self._ticked > 0.5:
                 self._ticked = time.monotonic()
                 self._ask_progress()
                 self._tick(self)
@@ -334,7 +334,7 @@ class Pool:
 
     def _rest(self, seconds: float) -> None:
         time.sleep(seconds)
-        if time.monotonic() - self._ticked > 0.5:
+        if self._tick is not None and time.monotonic() - self._ticked > 0.5:
             self._ticked = time.monotonic()
             self._tick(self)
 

@@ -29,6 +29,11 @@ class View:
         self._bar: Any = None
         self._bar_task: Any = None
 
+    @property
+    def is_wanted(self) -> bool:
+        """Does anybody look? Otherwise workers need not be asked."""
+        return self._callback is not None or self._kind != "none"
+
     # ---- from the build --------------------------------------------------------------------
 
     def begin(self, phase: str, total: int, unit: str, detail: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from typing import Any
 
 import ray
@@ -79,11 +80,10 @@ def _size_of_pool(pool: Any) -> int | None:
 
 def number_of_workers(asked: int) -> int:
     """A pool that lance_ray keeps for the whole process decides, as it does there."""
-    try:
-        from lance_ray.pool import get_global_pool
-    except ImportError:
+    module = sys.modules.get("lance_ray.pool")  # whoever made a pool has imported it, which takes seconds
+    if module is None:
         return asked
-    pool = get_global_pool()
+    pool = module.get_global_pool()
     n = None if pool is None else _size_of_pool(pool)
     if n is None or n == asked:
         return asked
