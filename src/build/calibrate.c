@@ -353,12 +353,24 @@ done:
 
 /* ---- all of it -------------------------------------------------------------------------------------- */
 
+static struct plm_rates remote(struct plm_rates rates, unsigned threads)
+{
+    rates.read = REMOTE_READ;
+    rates.write = REMOTE_WRITE * threads;
+    rates.sync = REMOTE_SYNC;
+    return rates;
+}
+
 void plm_calibrate(struct plm_source *source, const struct plm_plan *plan, const struct plm_store *root,
                    struct plm_rates *out)
 {
     struct calibration c = {source, plan, (double)plan->column_bytes * SECONDS_PER_BYTE};
     struct plm_rates rates = usual;
 
+    if (plan->n_workers > 0) { /* what plans for workers is not where they work */
+        *out = plm_store_is_local(root) ? rates : remote(rates, source->ctx->threads);
+        return;
+    }
     c.seconds = fmin(SECONDS_MAX, fmax(SECONDS_MIN, c.seconds));
     (void)!time_nearest(&c, &rates.nearest);
     (void)!time_bytes(&c, &rates.bytes);
@@ -369,9 +381,7 @@ void plm_calibrate(struct plm_source *source, const struct plm_plan *plan, const
         (void)!look_at_rows(&c, &rates);
         (void)!time_writes(&c, plm_store_uri(root), &rates);
     } else {
-        rates.read = REMOTE_READ;
-        rates.write = REMOTE_WRITE * source->ctx->threads;
-        rates.sync = REMOTE_SYNC;
+        rates = remote(rates, source->ctx->threads);
     }
     *out = rates;
 }

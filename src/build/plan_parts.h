@@ -28,7 +28,7 @@ uint32_t plm_plan_code_bytes(const struct plm_plan *p);
 /* calibrate.c: measures them in a small share of the time a build of this plan takes, at most about a
  * tenth of a second a rate. What cannot be measured (memory or I/O fails, remote storage) keeps a
  * usual value. Reads a few MiB of the column; writes to a file without a name in `root`, where that
- * is a local directory. */
+ * is a local directory. With workers elsewhere nothing is measured. */
 void plm_calibrate(struct plm_source *source, const struct plm_plan *plan, const struct plm_store *root,
                    struct plm_rates *out);
 
