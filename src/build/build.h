@@ -44,6 +44,8 @@ struct plm_memory_plan {
     size_t batch_rows;         /* rows read at once by each encoding thread */
     uint64_t task_rows;        /* rows in a run */
     size_t sample_bytes;       /* sample kept in memory up to this, else spilled */
+    uint64_t merge_bytes;      /* of index put together at once from runs */
+    size_t slice_bytes;        /* of a run that a merging thread reads at once */
     uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */
     size_t pq_group;           /* sub-vectors trained between two checkpoints */
     uint64_t expected_bytes;   /* estimated peak */

@@ -190,6 +190,21 @@ static void estimate_bytes(const struct work *w, struct plm_estimate *out)
     out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled);
 }
 
+/* Reads and writes of merging: each group of blocks takes two slices of every run, or stretches of rows
+ * of the table. */
+static void estimate_merge_requests(const struct plm_plan *p, struct plm_estimate *out)
+{
+    struct plm_layout l = plm_layout_of(p->n_live, plm_plan_code_bytes(p));
+    uint64_t whole = plm_layout_end(&l), each = p->memory.gather_bytes ? p->memory.gather_bytes : p->memory.merge_bytes;
+    uint64_t groups = whole / plm_max_u64(1, each) + 1;
+
+    if (!p->memory.gather_bytes)
+        out->get += 2 * groups * p->n_tasks + whole / plm_max_u64(1, p->memory.slice_bytes);
+    else
+        out->get += groups * p->n_tasks + (groups > 1 ? p->n_live - p->n_live / groups : whole >> 20);
+    out->put += l.n_blocks;
+}
+
 /* As local I/O counts them: footers, batches, runs and their slices. */
 static void estimate_requests(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *out)
 {
@@ -198,6 +213,7 @@ static void estimate_requests(const struct plm_source *source, const struct plm_
     out->get = 3 + 2 * source->n_fragments + batches + p->sample_rows / PLM_SLICE_ROWS + p->n_tasks;
     out->put = p->n_tasks + 2 * p->n_segments + 4;
     out->list = 2;
+    estimate_merge_requests(p, out);
 }
 
 void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p, const struct plm_rates *rates,

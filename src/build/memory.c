@@ -11,6 +11,10 @@
 #define TASK_BYTES ((uint64_t)64 << 20)
 #define TASK_BYTES_MIN ((uint64_t)1 << 20)
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
+#define MERGE_BYTES ((uint64_t)64 << 20)
+#define MERGE_BYTES_FAR ((uint64_t)1 << 30)
+#define SLICE_BYTES ((size_t)8 << 20)
+#define SLICE_BYTES_MIN ((size_t)256 << 10)
 #define GATHER_BYTES ((uint64_t)256 << 20)
 #define GATHER_PASSES_MAX 8 /* over the table; more would cost more than spilling it */
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
@@ -41,12 +45,24 @@ static uint64_t encode_bytes(const struct shape *s, unsigned threads, size_t bat
     return s->fixed + threads * each;
 }
 
-static uint64_t merge_bytes(const struct shape *s, unsigned threads, uint64_t task_rows)
+/* Merging beside the blocks that are put together at once. */
+static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t task_rows, size_t slice)
 {
-    struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
-    uint64_t block = plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128;
-    uint64_t runs = s->plan->n_live / task_rows + 1;
-    return s->fixed + runs * (s->plan->num_partitions + 64) * sizeof(uint32_t) + threads * 2 * block;
+    const struct plm_plan *p = s->plan;
+    uint64_t runs = p->n_live / task_rows + 1 + p->n_segments;
+    uint64_t tail = 8 * (uint64_t)p->num_partitions * p->column.dim;
+    return s->fixed + tail + 2 * runs * (p->num_partitions + 64) * sizeof(uint32_t) + threads * slice;
+}
+
+static struct plm_layout layout_of(const struct shape *s)
+{
+    return plm_layout_of(s->plan->n_live, s->code_bytes);
+}
+
+static uint64_t block_bytes(const struct shape *s)
+{
+    struct plm_layout l = layout_of(s);
+    return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128;
 }
 
 /* Training rows that this process keeps: with several workers its share, and as much again for
@@ -100,20 +116,35 @@ static bool fit_encode(const struct shape *s, uint64_t budget, struct plm_memory
     return false; /* m holds the smallest settings */
 }
 
-static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
-{
-    for (m->merge_threads = s->plan->ctx->threads; m->merge_threads > 1; m->merge_threads--)
-        if (merge_bytes(s, m->merge_threads, m->task_rows) <= budget)
-            return true;
-    return merge_bytes(s, 1, m->task_rows) <= budget;
-}
-
 static bool is_on_local_disk(const struct plm_source *source)
 {
     for (size_t i = 0; i < source->n_fragments; i++)
         if (source->fragments[i].store && !plm_store_is_local(source->fragments[i].store))
             return false;
     return true;
+}
+
+/* Every group of blocks reads a slice of every run: few groups where a read is a request. */
+static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+{
+    struct plm_layout l = layout_of(s);
+    bool is_far = s->plan->n_workers > 0 || !is_on_local_disk(s->source);
+    uint64_t block = block_bytes(s), want = plm_max_u64(block, is_far ? MERGE_BYTES_FAR : MERGE_BYTES), beside;
+
+    m->merge_threads = s->plan->ctx->threads;
+    m->slice_bytes = SLICE_BYTES;
+    while ((beside = beside_blocks(s, m->merge_threads, m->task_rows, m->slice_bytes)) + block > budget) {
+        if (m->slice_bytes > SLICE_BYTES_MIN)
+            m->slice_bytes /= 2;
+        else if (m->merge_threads > 1)
+            m->merge_threads--;
+        else
+            break;
+    }
+    bool fits = beside + block <= budget;
+    want = plm_min_u64(want, plm_max_u64(block, plm_layout_end(&l) + block));
+    m->merge_bytes = fits ? plm_min_u64(want, budget - beside) : block;
+    return fits;
 }
 
 /* FLAT on a local disk: rather than spilling a copy of the column, merging reads it again and puts
@@ -123,10 +154,9 @@ static uint64_t gather_bytes(const struct shape *s, uint64_t budget, const struc
     const struct plm_plan *p = s->plan;
     if (p->quantizer != PLM_FLAT || p->n_workers > 0 || !is_on_local_disk(s->source))
         return 0;
-    struct plm_layout l = plm_layout_of(p->n_live, s->code_bytes);
-    uint64_t whole = plm_layout_end(&l), block = plm_min_u64(whole, plm_layout_rowid_at(&l, 1));
-    uint64_t runs = p->n_live / m->task_rows + 1 + p->n_segments, tail = 8 * (uint64_t)p->num_partitions * p->column.dim;
-    uint64_t beside = s->fixed + tail + 2 * runs * (p->num_partitions + 64) * sizeof(uint32_t);
+    struct plm_layout l = layout_of(s);
+    uint64_t whole = plm_layout_end(&l), block = block_bytes(s);
+    uint64_t beside = beside_blocks(s, 0, m->task_rows, 0);
     beside += m->encode_threads * (plm_batch_bytes(s->source, m->batch_rows) + 2 * m->task_rows * sizeof(uint32_t));
     uint64_t room = plm_min_u64(plm_max_u64(GATHER_BYTES, whole / 4), whole); /* more would not be faster */
     room = budget > beside ? plm_min_u64(budget - beside, room) : 0;
@@ -175,7 +205,7 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     fits = fit_merge(&s, budget, &m) && fits;
     fits = fit_train(&s, budget, &m) && fits;
     uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
-    uint64_t merge = merge_bytes(&s, m.merge_threads, m.task_rows);
+    uint64_t merge = beside_blocks(&s, m.merge_threads, m.task_rows, m.slice_bytes) + m.merge_bytes;
     uint64_t train = train_bytes(&s, ctx->threads, m.pq_group);
     uint64_t kept = plm_min_u64(sample_bytes(p), m.sample_bytes);
 
@@ -186,7 +216,7 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     struct plm_memory_plan least = {0};
     (void)fit_encode(&s, 0, &least);
     m.smallest_bytes = plm_max_u64(encode_bytes(&s, least.encode_threads, least.batch_rows, least.task_rows),
-                                   merge_bytes(&s, 1, least.task_rows));
+                                   beside_blocks(&s, 1, least.task_rows, SLICE_BYTES_MIN) + block_bytes(&s));
     m.smallest_bytes = plm_max_u64(m.smallest_bytes, train_bytes(&s, ctx->threads, 1));
     p->memory = m;
     if (!fits) {

@@ -4,7 +4,8 @@
  *          least once; finish (one process, when all blocks are written).
  * Owns     a merge owns its runs and writer. Closing an unfinished one removes the file, unless
  *          its token was handed out or came from elsewhere.
- * Memory   partition starts of every run of the segment; two blocks a thread.
+ * Memory   partition starts of every run of the segment, twice; memory.merge_bytes (gather_bytes) of
+ *          blocks; a slice of a run for each thread.
  * Repeats  a block written twice has the same bytes twice.
  */
 #ifndef PLM_MERGE_H

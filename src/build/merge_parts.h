@@ -1,16 +1,15 @@
-/* merge_parts.h - private to merging: its state, and the way that reads the table again.
+/* merge_parts.h - private to merging: its state, and the files that share it.
  *
- * merge.c          from runs that carry codes
- * merge_gather.c   from runs that say where in the table each row is
+ * merge.c          a merge from its beginning to its end, markers
+ * merge_groups.c   blocks put together a group at a time, and written
+ * merge_runs.c     a group's rows from runs that carry codes
+ * merge_gather.c   a group's rows from the table; runs say which and where
  */
 #ifndef PLM_MERGE_PARTS_H
 #define PLM_MERGE_PARTS_H
 
 #include "build/merge.h"
 #include "build/run.h"
-
-struct plm_gather;
-struct block_scratch;
 
 struct plm_merge {
     struct plm_job *job;
@@ -23,19 +22,42 @@ struct plm_merge {
     struct plm_writer *writer;
     bool is_shared;       /* other processes may have the writer open, too */
     struct plm_buf tail;  /* of the file */
-    struct block_scratch *scratch; /* one for each thread */
-    unsigned n_scratch;
     uint32_t k, code_bytes;
     bool transposed;
-    struct plm_gather *gather; /* NULL until it is needed */
+    struct plm_merge_group *group; /* NULL until it is needed */
+    uint64_t *done;       /* [block] hash of what an earlier process wrote; 0: not known. NULL: none */
 };
 
-/* The partition of a final row. */
-uint32_t plm_merge_partition_of(const struct plm_merge *m, uint64_t row);
+/* What one thread needs. */
+struct plm_merge_thread {
+    uint8_t *slice;         /* a range of a run */
+    uint32_t *places, *to;  /* see merge_gather.c */
+    struct plm_batch batch;
+};
 
-/* Writes blocks [first, end), as many at a time as memory.gather_bytes holds. */
+/* Blocks [block, end_block): final rows [first, end) of partitions [p_first, p_last]. */
+struct plm_merge_group {
+    uint32_t *before; /* [run][k] rows of the partition that earlier runs have */
+    uint8_t *out;     /* the blocks as they lie in the file from offset `at` on */
+    size_t out_cap, slice_bytes;
+    struct plm_merge_thread *threads;
+    unsigned n_threads;
+    uint64_t block, end_block, first, end, at;
+    uint32_t p_first, p_last;
+};
+
+/* Rows [*from, *to) of run r in partition p that belong in the group; *row: final row of *from. */
+void plm_merge_clip(const struct plm_merge *m, size_t r, uint32_t p, uint32_t *from, uint32_t *to,
+                    uint64_t *row);
+/* n bytes of the row id or code column, at a byte of the column, to where they lie in the group. */
+void plm_merge_put(const struct plm_merge *m, bool is_code, uint64_t column_byte, const uint8_t *from,
+                   size_t n);
+/* Fill the group with the rows of run r; for plm_parallel(), arg: the merge. */
+plm_task_fn plm_merge_take_run, plm_merge_gather_run;
+
+/* Writes blocks [first, end) in groups. */
 PLM_MUST_CHECK enum plm_code
-plm_merge_gather(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err);
-void plm_merge_gather_reset(struct plm_merge *m);
+plm_merge_groups(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err);
+void plm_merge_group_reset(struct plm_merge *m);
 
 #endif

@@ -1,0 +1,198 @@
+/* merge_groups.c - as many blocks as memory holds are put together at once: every run is read in one
+ * stretch for all of them, or the table in one pass; then they are written.
+ */
+#include "build/merge_parts.h"
+
+void plm_merge_group_reset(struct plm_merge *m)
+{
+    struct plm_ctx *ctx = m->job->ctx;
+    struct plm_merge_group *g = m->group;
+    if (!g)
+        return;
+    for (unsigned i = 0; g->threads && i < g->n_threads; i++) {
+        plm_free(ctx, g->threads[i].slice);
+        plm_free(ctx, g->threads[i].places);
+        plm_free(ctx, g->threads[i].to);
+        plm_batch_reset(&g->threads[i].batch);
+    }
+    plm_free(ctx, g->threads);
+    plm_free(ctx, g->before);
+    plm_free(ctx, g->out);
+    plm_free(ctx, g);
+    m->group = NULL;
+}
+
+static enum plm_code open_thread(struct plm_merge *m, struct plm_merge_thread *t, struct plm_err *err)
+{
+    const struct plm_memory_plan *p = &m->job->plan.memory;
+    struct plm_ctx *ctx = m->job->ctx;
+    enum plm_code rc = PLM_OK;
+
+    if (!p->gather_bytes)
+        return plm_alloc(ctx, &t->slice, m->group->slice_bytes, 1, err);
+    PLM_TRY(plm_alloc(ctx, &t->places, p->task_rows, sizeof *t->places, err));
+    PLM_TRY(plm_alloc(ctx, &t->to, p->task_rows, sizeof *t->to, err));
+done:
+    return rc;
+}
+
+static enum plm_code open_group(struct plm_merge *m, struct plm_err *err)
+{
+    const struct plm_memory_plan *p = &m->job->plan.memory;
+    struct plm_ctx *ctx = m->job->ctx;
+    struct plm_merge_group *g;
+    unsigned threads = p->gather_bytes ? p->encode_threads : p->merge_threads;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_calloc(ctx, &m->group, 1, sizeof *m->group, err));
+    g = m->group;
+    g->n_threads = (unsigned)plm_max_u64(1, plm_min_u64(ctx->threads, threads));
+    g->slice_bytes = plm_max_size(p->slice_bytes, plm_max_size(sizeof(uint64_t), m->code_bytes));
+    PLM_TRY(plm_calloc(ctx, &g->threads, g->n_threads, sizeof *g->threads, err));
+    for (unsigned i = 0; i < g->n_threads; i++)
+        PLM_TRY(open_thread(m, &g->threads[i], err));
+    PLM_TRY(plm_calloc(ctx, &g->before, plm_max_size(1, m->n_runs) * m->k, sizeof(uint32_t), err));
+    for (size_t r = 1; r < m->n_runs; r++)
+        for (uint32_t p_at = 0; p_at < m->k; p_at++)
+            g->before[r * m->k + p_at] = g->before[(r - 1) * m->k + p_at] + m->runs[r - 1].starts[p_at + 1] -
+                                         m->runs[r - 1].starts[p_at];
+done:
+    if (rc != PLM_OK)
+        plm_merge_group_reset(m);
+    return rc;
+}
+
+/* ---- for those who fill it -------------------------------------------------------------------- */
+
+void plm_merge_clip(const struct plm_merge *m, size_t r, uint32_t p, uint32_t *from, uint32_t *to,
+                    uint64_t *row)
+{
+    const struct plm_merge_group *g = m->group;
+    const struct plm_run *run = &m->runs[r];
+    uint64_t first = m->starts[p] + g->before[r * m->k + p];
+    uint64_t end = first + (run->starts[p + 1] - run->starts[p]);
+    uint64_t low = plm_max_u64(first, g->first), high = plm_min_u64(end, g->end);
+
+    *from = *to = run->starts[p];
+    *row = low;
+    if (low < high) {
+        *from += (uint32_t)(low - first);
+        *to += (uint32_t)(high - first);
+    }
+}
+
+void plm_merge_put(const struct plm_merge *m, bool is_code, uint64_t column_byte, const uint8_t *from,
+                   size_t n)
+{
+    const struct plm_layout *l = &m->layout;
+    uint64_t block_bytes = l->rows_per_block * (is_code ? m->code_bytes : sizeof(uint64_t));
+
+    while (n > 0) {
+        uint64_t block = column_byte / block_bytes, in_block = column_byte % block_bytes;
+        uint64_t at = is_code ? plm_layout_code_at(l, block) : plm_layout_rowid_at(l, block);
+        size_t now = (size_t)plm_min_u64(n, block_bytes - in_block);
+        memcpy(m->group->out + (at + in_block - m->group->at), from, now);
+        column_byte += now;
+        from += now;
+        n -= now;
+    }
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------ */
+
+static enum plm_code write_block(void *arg, size_t i, unsigned worker, struct plm_err *err)
+{
+    struct plm_merge *m = arg;
+    const struct plm_merge_group *g = m->group;
+    const struct plm_layout *l = &m->layout;
+    uint64_t number = g->block + i, at = plm_layout_rowid_at(l, number);
+    bool is_last = number + 1 == l->n_blocks;
+    uint64_t end = is_last ? plm_layout_end(l) : plm_layout_rowid_at(l, number + 1);
+    uint64_t ids_end = at + plm_layout_block_rows(l, number) * sizeof(uint64_t);
+    uint64_t codes_at = plm_layout_code_at(l, number);
+    uint64_t codes_end = codes_at + plm_layout_block_rows(l, number) * m->code_bytes;
+    uint8_t *out = g->out + (at - g->at);
+    size_t bytes = (size_t)(end - at);
+    (void)worker;
+
+    memset(g->out + (ids_end - g->at), 0, (size_t)(codes_at - ids_end)); /* padding */
+    memset(g->out + (codes_end - g->at), 0, (size_t)(end - codes_end));
+    if (is_last) { /* with the last block: alone, either may be too small a part for S3 */
+        memcpy(out + bytes, m->tail.data, m->tail.len);
+        bytes += m->tail.len;
+    }
+    enum plm_code rc = plm_writer_write(m->writer, (unsigned)number + 1, at, out, bytes, err);
+    if (rc == PLM_OK)
+        plm_progress_add(m->job->ctx, end - at);
+    return rc;
+}
+
+static enum plm_code make_room(struct plm_merge *m, size_t bytes, struct plm_err *err)
+{
+    struct plm_merge_group *g = m->group;
+    if (bytes <= g->out_cap)
+        return PLM_OK;
+    plm_free(m->job->ctx, g->out);
+    g->out = NULL;
+    g->out_cap = 0;
+    enum plm_code rc = plm_alloc(m->job->ctx, &g->out, bytes, 1, err);
+    if (rc == PLM_OK)
+        g->out_cap = bytes;
+    return rc;
+}
+
+static uint32_t partition_of(const struct plm_merge *m, uint64_t row)
+{
+    uint32_t low = 0, high = m->k;
+    while (high - low > 1) { /* last partition that starts at or before the row */
+        uint32_t middle = low + (high - low) / 2;
+        if (m->starts[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static enum plm_code merge_group(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err)
+{
+    struct plm_merge_group *g = m->group;
+    const struct plm_layout *l = &m->layout;
+    uint64_t end_at = end == l->n_blocks ? plm_layout_end(l) + m->tail.len : plm_layout_rowid_at(l, end);
+    plm_task_fn *fill = m->job->plan.memory.gather_bytes ? plm_merge_gather_run : plm_merge_take_run;
+    enum plm_code rc = PLM_OK;
+
+    g->block = first;
+    g->end_block = end;
+    g->at = plm_layout_rowid_at(l, first);
+    g->first = first * l->rows_per_block;
+    g->end = plm_min_u64(l->n_rows, end * l->rows_per_block);
+    g->p_first = partition_of(m, g->first);
+    g->p_last = partition_of(m, g->end - 1);
+    PLM_TRY(make_room(m, (size_t)(end_at - g->at), err));
+    PLM_TRY(plm_parallel(m->job->ctx, m->n_runs, fill, m, err));
+    PLM_TRY(plm_parallel(m->job->ctx, (size_t)(end - first), write_block, m, err));
+done:
+    return rc;
+}
+
+enum plm_code plm_merge_groups(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err)
+{
+    const struct plm_memory_plan *p = &m->job->plan.memory;
+    struct plm_ctx *ctx = m->job->ctx;
+    unsigned threads = ctx->threads;
+    uint64_t block = m->layout.rows_per_block * (8 + (uint64_t)m->code_bytes);
+    uint64_t most = plm_max_u64(1, (p->gather_bytes ? p->gather_bytes : p->merge_bytes) / block);
+    /* all groups alike: a short one reads as many runs */
+    uint64_t n = (end - first + most - 1) / most, step = n ? (end - first + n - 1) / n : 1;
+    enum plm_code rc = PLM_OK;
+
+    if (!m->group)
+        PLM_TRY(open_group(m, err));
+    ctx->threads = m->group->n_threads;
+    for (uint64_t at = first; at < end; at += step)
+        PLM_TRY(merge_group(m, at, plm_min_u64(end, at + step), err));
+done:
+    ctx->threads = threads;
+    return rc;
+}
