@@ -30,6 +30,8 @@ void plm_simd_avx512_sums(struct plm_kernels *table); /* the same */
 void plm_simd_avx512_vnni(struct plm_kernels *table); /* and AVX512_VNNI */
 void plm_simd_avx2_bytes(struct plm_kernels *table);
 void plm_simd_avx2_near(struct plm_kernels *table);
+void plm_simd_avx2_sq(struct plm_kernels *table);
+void plm_simd_avx512_sq(struct plm_kernels *table);
 
 /* For tables above AVX2 that leave it the odd ends. */
 void plm_avx2_pq_nearest(const float *groups, size_t n_groups, const float *codebook,

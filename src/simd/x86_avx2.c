@@ -104,37 +104,7 @@ static void avx2_grid_add(double *sums, const float *x, size_t n, double magic)
         sums[i] += ((double)x[i] + magic) - magic;
 }
 
-/* ---- scalar quantization ---------------------------------------------------------- */
-
-/* Four codes as 32-bit integers. The order of operands matters: max(NaN, 0) is 0. */
-static inline __m128i four_codes(__m128 v, __m256d lo, __m256d range)
-{
-    __m256d t = _mm256_sub_pd(_mm256_cvtps_pd(v), lo);
-
-    t = _mm256_div_pd(_mm256_mul_pd(t, _mm256_set1_pd(255)), range);
-    t = _mm256_max_pd(t, _mm256_setzero_pd());
-    t = _mm256_min_pd(t, _mm256_set1_pd(255));
-    return _mm256_cvttpd_epi32(t);
-}
-
-static void avx2_sq_encode(const float *v, size_t n, double lo, double hi, uint8_t *codes)
-{
-    const __m256d low = _mm256_set1_pd(lo), range = _mm256_set1_pd(hi - lo);
-    size_t i = 0;
-
-    if (!(hi - lo > 0)) {
-        memset(codes, 0, n);
-        return;
-    }
-    for (; i + 8 <= n; i += 8) {
-        __m128i words = _mm_packs_epi32(four_codes(_mm_loadu_ps(v + i), low, range),
-                                        four_codes(_mm_loadu_ps(v + i + 4), low, range));
-
-        _mm_storel_epi64((__m128i *)(codes + i), _mm_packus_epi16(words, words));
-    }
-    for (; i < n; i++)
-        codes[i] = (uint8_t)_mm_cvtsi128_si32(four_codes(_mm_set_ss(v[i]), low, range));
-}
+/* ---- scans ---------------------------------------------------------------------------- */
 
 /* min(v, acc) gives acc when v is NaN, as the reference does. */
 static void avx2_min_max(const float *v, size_t n, float *lo, float *hi)
@@ -560,13 +530,13 @@ void plm_simd_avx2(struct plm_kernels *table)
     table->pack_rows = avx2_pack_rows;
     table->pq_nearest = plm_avx2_pq_nearest;
     table->pq_pack = avx2_pq_pack;
-    table->sq_encode = avx2_sq_encode;
     table->min_max = avx2_min_max;
     table->at_most = avx2_at_most;
     table->sq_l2 = avx2_sq_l2;
     table->grid_add = avx2_grid_add;
     table->project = avx2_project;
     plm_simd_avx2_near(table);
+    plm_simd_avx2_sq(table);
     plm_simd_avx2_bytes(table);
 }
 

@@ -281,6 +281,7 @@ void plm_simd_avx512(struct plm_kernels *table)
     table->project = avx512_project;
     table->pq_nearest = avx512_pq_nearest;
     plm_simd_avx512_sums(table);
+    plm_simd_avx512_sq(table);
 }
 
 #else

@@ -103,6 +103,43 @@ static void check_sq(const float *x, const struct guarded *bytes, size_t n, doub
     }
 }
 
+/* Values at, and next to, those where one code ends and the next begins. */
+static void sq_boundaries(void **state)
+{
+    static const double bounds[][2] = {{0, 1},      {-1, 1},     {0.1, 0.7},   {-3, 1e3},    {1e6, 1e6 + 3},
+                                       {0, 1e-38},  {0, 1e-30},  {-1e30, 1e30}, {0, 3e38},   {100, 100.001},
+                                       {-0.25, 0}};
+    float values[3 * 260 + 4];
+    uint8_t want[3 * 260 + 4], got[3 * 260 + 4];
+    size_t n;
+
+    (void)state;
+    for (size_t b = 0; b < sizeof bounds / sizeof *bounds; b++) {
+        double lo = bounds[b][0], range = bounds[b][1] - lo;
+
+        n = 0;
+        for (int code = -2; code < 258; code++) {
+            float v = (float)(lo + range * code / 255);
+
+            values[n++] = nextafterf(v, -INFINITY);
+            values[n++] = v;
+            values[n++] = nextafterf(v, INFINITY);
+        }
+        values[n++] = INFINITY;
+        values[n++] = -INFINITY;
+        values[n++] = NAN;
+        values[n++] = -0.0f;
+        scalar->sq_encode(values, n, lo, bounds[b][1], want);
+        EACH_TABLE(t)
+        {
+            for (size_t first = 0; first < 40; first += 3) {
+                tables[t]->sq_encode(values + first, n - first, lo, bounds[b][1], got);
+                assert_memory_equal(got, want + first, n - first);
+            }
+        }
+    }
+}
+
 /* Arrays of every length, at both guards. */
 static void arrays(void **state)
 {
@@ -537,7 +574,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(choice),         cmocka_unit_test(reference),
         cmocka_unit_test(widening),       cmocka_unit_test(arrays),
-        cmocka_unit_test(byte_distances), cmocka_unit_test(packing),
+        cmocka_unit_test(sq_boundaries),  cmocka_unit_test(byte_distances), cmocka_unit_test(packing),
         cmocka_unit_test(dense),          cmocka_unit_test(pq_packing),
         cmocka_unit_test(pq_nearest),
     };
