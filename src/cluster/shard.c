@@ -32,14 +32,14 @@ enum plm_code plm_shard_create(struct plm_ctx *ctx, const struct plm_sample *sam
 void plm_shard_forget(struct plm_shard *s)
 {
     void *const owned[] = {s->projected, s->half_norms, s->squares,  s->node,
-                           s->child,     s->order,      s->distance, s->node_starts};
+                           s->child,     s->order,      s->node_starts};
 
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         plm_free(s->ctx, owned[i]);
-    s->projected = s->half_norms = s->squares = s->distance = NULL;
+    s->projected = s->half_norms = s->squares = NULL;
     s->node = s->child = s->order = NULL;
     s->node_starts = NULL;
-    s->projection_hash = s->path_hash = 0;
+    s->projection_hash = s->path_hash = s->child_hash = 0;
     s->n_applied = 0;
 }
 

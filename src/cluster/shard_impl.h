@@ -20,11 +20,11 @@ struct plm_shard {
     /* the tree so far */
     uint32_t *node, *child; /* [n] */
     uint32_t *order;        /* [n] rows grouped by node */
-    float *distance;        /* [n] to the nearest child */
     size_t *node_starts;    /* [n_nodes + 1] in `order` */
     size_t n_nodes;
     uint32_t n_applied;     /* levels behind `node` */
     uint64_t path_hash;     /* of those levels and the projection */
+    uint64_t child_hash;    /* of these and the level that `child` is of; 0 = none */
 };
 bool plm_shard_needs_cap(const struct plm_shard *shard, float cap);
 PLM_MUST_CHECK enum plm_code

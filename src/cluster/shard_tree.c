@@ -1,5 +1,6 @@
 /* shard_tree.c - rows led down the tree, and the k-means rounds of a level. */
 #include <math.h>
+#include <pthread.h>
 
 #include "cluster/shard_impl.h"
 
@@ -28,6 +29,13 @@ struct unit { /* rows order[first .. first + n) of one node */
 
 struct walking {
     struct plm_shard *shard;
+    const struct plm_step *step;
+    struct plm_partial *sums;  /* to add the rows to, or NULL */
+    double *own;               /* per worker: sums of one node's children, added to those at the end */
+    uint64_t *sizes;           /* per worker: [fan_max] */
+    int64_t *losses;           /* likewise */
+    size_t fan_max;
+    pthread_mutex_t *lock;     /* of the sums of nodes with several units */
     const struct plm_level *level;
     bool dot;
     uint32_t *first_child; /* [n_nodes] */
@@ -37,8 +45,16 @@ struct walking {
     float *scratch;            /* per worker: gathered rows, packed rows */
 };
 
+/* Sums, sizes and losses of a node's children, in the partial or aside. */
+struct children {
+    double *sums;
+    uint64_t *sizes;
+    int64_t *losses;
+};
+
 static void walk_block(const struct walking *w, const struct unit *unit, const uint32_t *rows,
-                       size_t n, struct plm_panels *panels, float *gathered)
+                       size_t n, struct plm_panels *panels, float *gathered,
+                       const struct children *to)
 {
     struct plm_shard *s = w->shard;
     size_t r = s->r;
@@ -53,10 +69,52 @@ static void walk_block(const struct walking *w, const struct unit *unit, const u
                         second, ids);
     for (size_t i = 0; i < n; i++) {
         bool is_real = ids[i] < w->level->fan[unit->node]; /* else its values were not finite */
+        uint32_t id = is_real ? ids[i] : 0;
+        float distance = w->dot ? 1 + best[i] : 2 * (best[i] + s->half_norms[rows[i]]);
 
-        s->child[rows[i]] = w->first_child[unit->node] + (is_real ? ids[i] : 0);
-        s->distance[rows[i]] = w->dot ? 1 + best[i] : 2 * (best[i] + s->half_norms[rows[i]]);
+        s->child[rows[i]] = w->first_child[unit->node] + id;
+        if (!w->sums)
+            continue;
+        s->kernels->grid_add(to->sums + id * r, gathered + i * r, r, w->step->head.magic_sum);
+        to->losses[id] += plm_fixed((double)distance, w->step->head.loss_limit, w->step->head.loss_scale);
+        to->sizes[id]++;
     }
+}
+
+/* Sums that other units of the node add to as well: exact, hence in any order. */
+static void add_children(const struct walking *w, const struct children *to, const struct children *from,
+                         size_t fan)
+{
+    pthread_mutex_lock(w->lock);
+    for (size_t i = 0; i < fan * w->shard->r; i++)
+        to->sums[i] += from->sums[i];
+    for (size_t i = 0; i < fan; i++) {
+        to->sizes[i] += from->sizes[i];
+        to->losses[i] += from->losses[i];
+    }
+    pthread_mutex_unlock(w->lock);
+}
+
+static struct children children_of(const struct walking *w, size_t node)
+{
+    size_t first = w->first_child[node];
+
+    if (!w->sums)
+        return (struct children){0};
+    return (struct children){w->sums->sums + first * w->shard->r, w->sums->sizes + first,
+                             w->sums->losses + first};
+}
+
+/* Zeros of this worker. */
+static struct children own_children(const struct walking *w, unsigned worker, size_t fan)
+{
+    struct children own = {w->own + worker * w->fan_max * w->shard->r,
+                           w->sizes + worker * w->fan_max, w->losses + worker * w->fan_max};
+
+    memset(own.sums, 0, fan * w->shard->r * sizeof *own.sums);
+    memset(own.sizes, 0, fan * sizeof *own.sizes);
+    memset(own.losses, 0, fan * sizeof *own.losses);
+    return own;
 }
 
 static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct plm_err *err)
@@ -65,7 +123,11 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
     const struct unit *unit = &w->units[task];
     struct plm_panels *panels = &w->panels[worker];
     size_t fan = w->level->fan[unit->node];
+    bool is_whole = unit->n == w->shard->node_starts[unit->node + 1] - w->shard->node_starts[unit->node];
+    struct children all = children_of(w, unit->node), to = all;
 
+    if (w->sums && !is_whole)
+        to = own_children(w, worker, fan);
     if (fan == 0)
         return plm_fail(err, PLM_CORRUPT, "training step: node %zu has rows but no children", unit->node);
     plm_panels_fill(panels, w->level->points + (size_t)w->first_child[unit->node] * w->shard->r, fan,
@@ -73,7 +135,9 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
     for (size_t i = 0; i < unit->n; i += PLM_BLOCK_ROWS)
         walk_block(w, unit, w->shard->order + unit->first + i,
                    plm_min_size(PLM_BLOCK_ROWS, unit->n - i), panels,
-                   w->scratch + worker * 2 * plm_packed_floats(w->shard->r));
+                   w->scratch + worker * 2 * plm_packed_floats(w->shard->r), &to);
+    if (w->sums && !is_whole)
+        add_children(w, &all, &to, fan);
     return PLM_OK;
 }
 
@@ -96,28 +160,48 @@ done:
     return rc;
 }
 
-/* Fills child and distance. */
-static enum plm_code walk(struct plm_shard *s, const struct plm_level *level, bool dot,
-                          struct plm_err *err)
+static enum plm_code make_own(struct walking *w, struct plm_err *err)
 {
-    struct walking w = {.shard = s, .level = level, .dot = dot};
-    size_t fan_max = 1;
+    struct plm_ctx *ctx = w->shard->ctx;
+    size_t n = ctx->threads * w->fan_max;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_alloc(ctx, &w->own, n * w->shard->r, sizeof *w->own, err));
+    PLM_TRY(plm_alloc(ctx, &w->sizes, n, sizeof *w->sizes, err));
+    PLM_TRY(plm_alloc(ctx, &w->losses, n, sizeof *w->losses, err));
+done:
+    return rc;
+}
+
+/* Fills child, and adds every row to the sums of its child (may be NULL). */
+static enum plm_code walk(struct plm_shard *s, const struct plm_step *step, const struct plm_level *level,
+                          struct plm_partial *sums, struct plm_err *err)
+{
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct walking w = {.shard = s, .step = step, .level = level, .sums = sums, .lock = &lock,
+                        .dot = step->head.metric == PLM_DOT, .fan_max = 1};
     enum plm_code rc = PLM_OK;
 
     PLM_ASSERT(level->n_nodes == s->n_nodes);
+    s->child_hash = 0;
     for (size_t node = 0; node < s->n_nodes; node++)
-        fan_max = plm_max_size(fan_max, level->fan[node]);
+        w.fan_max = plm_max_size(w.fan_max, level->fan[node]);
+    if (sums)
+        PLM_TRY(make_own(&w, err));
     PLM_TRY(cut_units(&w, err));
     PLM_TRY(plm_calloc(s->ctx, &w.panels, s->ctx->threads, sizeof *w.panels, err));
     PLM_TRY(plm_alloc(s->ctx, &w.scratch, s->ctx->threads * 2 * plm_packed_floats(s->r),
                       sizeof *w.scratch, err));
     for (size_t i = 0; i < s->ctx->threads; i++)
-        PLM_TRY(plm_panels_alloc(s->ctx, fan_max, s->r, &w.panels[i], err));
+        PLM_TRY(plm_panels_alloc(s->ctx, w.fan_max, s->r, &w.panels[i], err));
     PLM_TRY(plm_parallel(s->ctx, w.n_units, walk_unit, &w, err));
 done:
     for (size_t i = 0; w.panels && i < s->ctx->threads; i++)
         plm_panels_reset(&w.panels[i]);
     plm_free(s->ctx, w.panels);
+    plm_free(s->ctx, w.own);
+    plm_free(s->ctx, w.sizes);
+    plm_free(s->ctx, w.losses);
     plm_free(s->ctx, w.scratch);
     plm_free(s->ctx, w.units);
     plm_free(s->ctx, w.first_child);
@@ -150,8 +234,6 @@ static enum plm_code start_at_root(struct plm_shard *s, struct plm_err *err)
         PLM_TRY(plm_alloc(s->ctx, &s->child, s->n, sizeof *s->child, err));
     if (!s->order)
         PLM_TRY(plm_alloc(s->ctx, &s->order, s->n, sizeof *s->order, err));
-    if (!s->distance)
-        PLM_TRY(plm_alloc(s->ctx, &s->distance, s->n, sizeof *s->distance, err));
     memset(s->node, 0, s->n * sizeof *s->node);
     PLM_TRY(regroup(s, 1, err));
     s->n_applied = 0;
@@ -181,8 +263,9 @@ enum plm_code plm_shard_route(struct plm_shard *s, const struct plm_step *step, 
     while (s->n_applied < n_levels) {
         const struct plm_level *level = &step->levels[s->n_applied];
 
-        PLM_TRY(walk(s, level, step->head.metric == PLM_DOT, err));
-        s->path_hash = 0; /* node and order change together, or not at all */
+        if (s->child_hash != hashes[s->n_applied + 1])
+            PLM_TRY(walk(s, step, level, NULL, err));
+        s->path_hash = s->child_hash = 0; /* node and order change together, or not at all */
         memcpy(s->node, s->child, s->n * sizeof *s->node);
         PLM_TRY(regroup(s, level->n_points, err));
         s->path_hash = hashes[++s->n_applied];
@@ -196,25 +279,15 @@ enum plm_code plm_shard_split(struct plm_shard *s, const struct plm_step *step,
 {
     const struct plm_step_head *h = &step->head;
     const struct plm_level *level = &step->levels[h->n_levels - 1];
-    size_t *starts = NULL;
-    uint32_t *order = NULL;
     struct plm_partial sums = {0};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_shard_project(s, step, err));
     PLM_TRY(plm_shard_route(s, step, h->n_levels - 1, err));
-    PLM_TRY(walk(s, level, h->metric == PLM_DOT, err));
-    PLM_TRY(plm_alloc(s->ctx, &starts, (size_t)level->n_points + 1, sizeof *starts, err));
-    PLM_TRY(plm_alloc(s->ctx, &order, s->n, sizeof *order, err));
-    plm_group_rows(s->child, s->n, level->n_points, starts, order);
     PLM_TRY(plm_partial_begin(partial, PLM_SUMS, step, level->n_points, h->r, 0, &sums, err));
     sums.head->n_rows = s->n;
-    struct plm_adding adding = {.ctx = s->ctx, .rows = s->projected, .n = s->n, .dim = s->r,
-                                .n_ids = level->n_points, .starts = starts, .order = order,
-                                .distances = s->distance, .step = step, .sums = &sums};
-    PLM_TRY(plm_add_grouped(&adding, err));
+    PLM_TRY(walk(s, step, level, &sums, err));
+    s->child_hash = level_hash(s->path_hash, level, s->r);
 done:
-    plm_free(s->ctx, starts);
-    plm_free(s->ctx, order);
     return rc;
 }

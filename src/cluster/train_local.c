@@ -40,7 +40,8 @@ size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
     size_t chunk = (size_t)64 << 20; /* ids and distances of a chunk, or its rows when spilled */
     size_t basis = fetched * dim * 4 * sizeof(float) + dim * r * 4 * sizeof(float);
     size_t projected = n_sample * (r * sizeof(float) + 28) + dim * r * 2 * sizeof(float);
-    size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96);
+    size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96) +
+                  threads * plm_split_fan((uint32_t)k, (uint32_t)k, 0) * 4 * (r * sizeof(double) + 16);
     size_t sums = k * (dim * sizeof(double) + 16), centroids = k * dim * sizeof(float);
     size_t scratch = threads * (4 * plm_packed_floats(dim) * sizeof(float) + k * r / 8 + 65536);
     size_t grow = projected + plm_max_size(tree, sums + centroids + k * r * 2 * sizeof(float));
