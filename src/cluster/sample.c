@@ -1,8 +1,9 @@
 /* sample.c - reading the training rows.
  *
- * Adjacent slices are read together, several reads in flight; a window of reads is then put away
- * in order, so neither threads nor the cut of the reads decide where a row lands. If rows turn out
- * to be unusable, further slices are counted first and one more pass over the final choice places
+ * Adjacent slices are read together, several reads in flight. In memory each read puts its rows
+ * where they belong if all before them are usable, and the gaps close afterwards; a spilled sample
+ * is written in order, a window of reads at a time. So neither threads nor the cut of the reads
+ * decide where a row lands. If rows turn out to be unusable, further slices are counted first and one more pass over the final choice places
  * the rows: a table without such rows, and a sample of the whole table, is read once. */
 #include "cluster/sample.h"
 
@@ -16,7 +17,9 @@
 
 /* One read: neighbouring slices. */
 struct run {
-    size_t first, n; /* of the slices in `by_number` */
+    size_t first, n;   /* of the slices in `by_number` */
+    size_t at, n_kept; /* rows of the sample: the first, how many */
+    float lo, hi;      /* of these */
 };
 
 struct taking {
@@ -28,7 +31,7 @@ struct taking {
     struct run *runs;
     size_t n_runs, first_run;     /* of the window being read */
     struct plm_batch *batches;    /* one per read of a window */
-    size_t window;                /* reads in flight */
+    size_t window;                /* of reads that are written in order */
     bool store_rows;
     struct plm_writer *writer;    /* spilling */
     unsigned part;
@@ -69,57 +72,61 @@ done:
     return rc;
 }
 
+static enum plm_code read_slices_of(struct taking *t, const struct run *run, struct plm_batch *batch,
+                                    struct plm_err *err)
+{
+    uint64_t first = t->by_number[run->first]->number, last = first + run->n - 1;
+    uint64_t n = (run->n - 1) * PLM_SLICE_ROWS + plm_slice_rows(&t->slices, last);
+
+    return plm_source_read(t->source, t->metric, first * PLM_SLICE_ROWS, (size_t)n, batch, err);
+}
+
 static enum plm_code read_run(void *arg, size_t task, unsigned worker, struct plm_err *err)
 {
     struct taking *t = arg;
-    const struct run *run = &t->runs[t->first_run + task];
-    uint64_t first = t->by_number[run->first]->number, last = first + run->n - 1;
-    uint64_t n = (run->n - 1) * PLM_SLICE_ROWS + plm_slice_rows(&t->slices, last);
     (void)worker;
 
-    return plm_source_read(t->source, t->metric, first * PLM_SLICE_ROWS, (size_t)n,
-                           &t->batches[task], err);
+    return read_slices_of(t, &t->runs[t->first_run + task], &t->batches[task], err);
 }
 
-static void widen_bounds(struct plm_sample *s, const struct plm_kernels *kernels, const float *rows,
-                         size_t n_values)
+static void widen_bounds(struct plm_sample *s, float lo, float hi)
 {
-    float lo, hi;
-
-    if (n_values == 0)
-        return;
-    kernels->min_max(rows, n_values, &lo, &hi);
     s->lo = s->n == 0 || lo < s->lo ? lo : s->lo;
     s->hi = s->n == 0 || hi > s->hi ? hi : s->hi;
     s->max_abs = fmaxf(fabsf(s->lo), fabsf(s->hi));
 }
 
-/* Rows [from, from + n) of a batch. */
-static enum plm_code put_rows(struct taking *t, const struct plm_batch *batch, size_t from, size_t n,
-                              struct plm_err *err)
+/* Rows [from, from + n) of a batch, behind those of the run that are kept already. */
+static enum plm_code put_rows(struct taking *t, struct run *run, const struct plm_batch *batch, size_t from,
+                              size_t n, struct plm_err *err)
 {
     struct plm_sample *s = &t->sample;
     const float *rows = batch->rows + from * batch->dim;
+    size_t at = run->at + run->n_kept;
     enum plm_code rc = PLM_OK;
+    float lo, hi;
 
-    if (n > t->n_max - s->n)
+    if (n == 0)
+        return PLM_OK;
+    if (at > t->n_max || n > t->n_max - at)
         return plm_fail(err, PLM_CORRUPT, "sample: a slice gave more rows than when it was read before");
-    widen_bounds(s, t->ctx->kernels, rows, n * s->dim);
+    t->ctx->kernels->min_max(rows, n * s->dim, &lo, &hi);
+    run->lo = run->n_kept == 0 || lo < run->lo ? lo : run->lo;
+    run->hi = run->n_kept == 0 || hi > run->hi ? hi : run->hi;
     if (s->rows)
-        memcpy(s->rows + s->n * s->dim, rows, n * s->dim * sizeof *rows);
-    else if (n)
-        PLM_TRY(plm_writer_write(t->writer, ++t->part, (uint64_t)s->n * s->dim * sizeof *rows, rows,
+        memcpy(s->rows + at * s->dim, rows, n * s->dim * sizeof *rows);
+    else
+        PLM_TRY(plm_writer_write(t->writer, ++t->part, (uint64_t)at * s->dim * sizeof *rows, rows,
                                  n * s->dim * sizeof *rows, err));
-    if (n)
-        memcpy(s->rowids + s->n, batch->rowids + from, n * sizeof *s->rowids);
-    s->n += n;
+    memcpy(s->rowids + at, batch->rowids + from, n * sizeof *s->rowids);
+    run->n_kept += n;
 done:
     return rc;
 }
 
 /* Counts the usable rows of each slice of a run, and stores those that are kept. Rows that are
  * kept of neighbouring slices go out together. */
-static enum plm_code put_run(struct taking *t, const struct run *run, const struct plm_batch *batch,
+static enum plm_code put_run(struct taking *t, struct run *run, const struct plm_batch *batch,
                              struct plm_err *err)
 {
     size_t at = 0, pending = 0;
@@ -135,11 +142,79 @@ static enum plm_code put_run(struct taking *t, const struct run *run, const stru
         slice->usable = (uint32_t)(at - from);
         if (!t->store_rows || slice->usable <= slice->keep)
             continue;
-        PLM_TRY(put_rows(t, batch, pending, from + slice->keep - pending, err));
+        PLM_TRY(put_rows(t, run, batch, pending, from + slice->keep - pending, err));
         pending = at;
     }
     if (t->store_rows)
-        PLM_TRY(put_rows(t, batch, pending, at - pending, err));
+        PLM_TRY(put_rows(t, run, batch, pending, at - pending, err));
+done:
+    return rc;
+}
+
+/* The run's rows are the next of the sample. */
+static void count_run(struct plm_sample *s, const struct run *run)
+{
+    if (run->n_kept > 0)
+        widen_bounds(s, run->lo, run->hi);
+    s->n += run->n_kept;
+}
+
+static enum plm_code read_in_order(struct taking *t, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    for (t->first_run = 0; t->first_run < t->n_runs; t->first_run += t->window) {
+        size_t n_reads = plm_min_size(t->window, t->n_runs - t->first_run);
+
+        PLM_TRY(plm_parallel(t->ctx, n_reads, read_run, t, err));
+        for (size_t i = 0; i < n_reads; i++) {
+            struct run *run = &t->runs[t->first_run + i];
+
+            run->at = t->sample.n;
+            PLM_TRY(put_run(t, run, &t->batches[i], err));
+            count_run(&t->sample, run);
+        }
+    }
+done:
+    return rc;
+}
+
+/* One read, and its rows into their place. Its batch is the worker's. */
+static enum plm_code take_run(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    struct taking *t = arg;
+    struct run *run = &t->runs[task];
+    struct plm_batch *batch = &t->batches[worker];
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(read_slices_of(t, run, batch, err));
+    PLM_TRY(put_run(t, run, batch, err));
+done:
+    return rc;
+}
+
+static enum plm_code read_at_once(struct taking *t, struct plm_err *err)
+{
+    struct plm_sample *s = &t->sample;
+    enum plm_code rc = PLM_OK;
+    size_t at = 0;
+
+    for (size_t i = 0; i < t->n_runs; i++) {
+        t->runs[i].at = at;
+        for (size_t j = 0; j < t->runs[i].n; j++)
+            at += t->by_number[t->runs[i].first + j]->keep;
+    }
+    PLM_TRY(plm_parallel(t->ctx, t->n_runs, take_run, t, err));
+    for (size_t i = 0; i < t->n_runs; i++) {
+        const struct run *run = &t->runs[i];
+
+        if (run->at != s->n && run->n_kept > 0) {
+            memmove(s->rows + s->n * s->dim, s->rows + run->at * s->dim,
+                    run->n_kept * s->dim * sizeof *s->rows);
+            memmove(s->rowids + s->n, s->rowids + run->at, run->n_kept * sizeof *s->rowids);
+        }
+        count_run(s, run);
+    }
 done:
     return rc;
 }
@@ -176,13 +251,7 @@ static enum plm_code read_slices(struct taking *t, size_t first, size_t n, bool 
     t->part = 0;
     PLM_TRY(cut_runs(t, first, n, err));
     PLM_TRY(expect_runs(t, err));
-    for (t->first_run = 0; t->first_run < t->n_runs; t->first_run += t->window) {
-        size_t n_reads = plm_min_size(t->window, t->n_runs - t->first_run);
-
-        PLM_TRY(plm_parallel(t->ctx, n_reads, read_run, t, err));
-        for (size_t i = 0; i < n_reads; i++)
-            PLM_TRY(put_run(t, &t->runs[t->first_run + i], &t->batches[i], err));
-    }
+    PLM_TRY(store_rows && t->writer ? read_in_order(t, err) : read_at_once(t, err));
 done:
     return rc;
 }
@@ -367,7 +436,12 @@ void plm_sample_of(struct plm_ctx *ctx, const float *rows, size_t n, size_t dim,
 {
     struct plm_sample s = {.ctx = ctx, .dim = dim, .is_borrowed = true, .rows = (float *)(uintptr_t)rows};
 
-    widen_bounds(&s, ctx->kernels, rows, n * dim);
+    float lo, hi;
+
+    if (n > 0) {
+        ctx->kernels->min_max(rows, n * dim, &lo, &hi);
+        widen_bounds(&s, lo, hi);
+    }
     s.n = n;
     *out = s;
 }
