@@ -128,13 +128,41 @@ def failures_text(lines):
     return "What did not come to its end:\n\n" + "\n".join(sorted(set(told))) if told else ""
 
 
+def records_of(lines):
+    return [record for line in lines for record in line.get("records", [])]
+
+
 def kernels_text(lines):
-    records = [record for line in lines for record in line.get("records", []) if record.get("bench") == "kernel"]
+    """One row for each kernel, a column for each table: billions of multiply-adds (or values) a second, share of peak."""
+    records = [record for record in records_of(lines) if record.get("bench") == "kernel"]
     if not records:
         return "The kernels by themselves: `bench/kernel_bench.py`."
-    keys = [key for key in records[0] if key not in ("bench", "cpu", "cores", "commit", "threads")]
-    rows = [[record.get(key, "") if not isinstance(record.get(key), float) else f"{record[key]:.3g}" for key in keys] for record in records]
-    return table(keys, rows)
+    tables = list(dict.fromkeys(record["table"] for record in records))
+    cells = {}
+    for record in records:
+        share = f" ({record['of_peak']:.0%})" if record.get("of_peak") else ""
+        cells.setdefault((record["kernel"], record["dim"]), {})[record["table"]] = f"{record['gops']:.1f}{share}"
+    peaks = ", ".join(f"{table} {max(r['peak_gflops'] for r in records if r['table'] == table):.0f}" for table in tables
+                      if any(r["table"] == table and r["peak_gflops"] for r in records))
+    rows = [[f"`{kernel}`", dim, *(found.get(name, "") for name in tables)] for (kernel, dim), found in cells.items()]
+    return (f"Billions of operations a second of one thread, and their share of the measured fp32 peak ({peaks} GFLOP/s). Every kernel "
+            f"was compared with scalar in the same run.\n\n" + table(["kernel", "dimensions", *tables], rows))
+
+
+def parts_text(lines):
+    """What is built of the kernels, beside the peers' programs for the same."""
+    groups = {}
+    for record in records_of(lines):
+        if "by" in record and "seconds" in record:
+            groups.setdefault((record["bench"], record["by"]), []).append(record)
+    rows = []
+    for (bench, by), runs in groups.items():
+        seconds = [run["seconds"] for run in runs]
+        quality = next((f"{key} {runs[0][key]:.6g}" for key in ("loss", "error") if key in runs[0]), "")
+        if any(run.get("differ") is not None for run in runs):
+            quality = f"{max(run.get('differ') or 0 for run in runs)} other answers, {sum(run.get('wrong') or 0 for run in runs)} wrong"
+        rows.append([bench, by, number(statistics.median(seconds), 3), f"{min(seconds):.3f} - {max(seconds):.3f} ({len(runs)})", quality])
+    return table(["work", "by", "seconds", "spread (runs)", "quality"], rows) if rows else ""
 
 
 def growth_text(lines):
@@ -264,10 +292,10 @@ def main():
     args = parser.parse_args()
     lines = [line for line in read_lines(args.results) if line["case"] not in ("quick", "custom")]
     nothing = "No results yet: `make bench` makes them."
-    words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans")} | {"failures": ""}
+    words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans")} | {"failures": "", "parts": ""}
     if lines:
         words = {"machine": machine_text(lines), "bars": bars_text(lines), "builds": builds_text(lines), "failures": failures_text(lines),
-                 "kernels": kernels_text(lines), "growth": growth_text(lines), "plans": plans_text(lines)}
+                 "kernels": kernels_text(lines), "parts": parts_text(lines), "growth": growth_text(lines), "plans": plans_text(lines)}
     text = Template((Path(__file__).with_name("performance_template.md")).read_text()).substitute(words)
     for name, draw in PICTURES.items():
         if not (lines and draw(lines, args.out / name)):

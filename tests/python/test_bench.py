@@ -54,6 +54,7 @@ def results():
     lines = [line("bars", "pilum", "IVF_PQ", 10.0, **mine), line("bars", "pylance", "IVF_PQ", 200.0)]
     lines += [line("budget", "pilum", kind, 9.0, **mine) for kind in ("IVF_FLAT", "IVF_SQ", "IVF_PQ")]
     lines.append({**line("kernel_bench", "program", None, 1), "records": [
+        {"bench": "kernel", "table": "avx2", "kernel": "nearest", "dim": 768, "gops": 70.5, "peak_gflops": 90.0, "of_peak": 0.78},
         {"bench": "encode 128116 x 2048, M 128", "by": "faiss", "seconds": 20.0},
         {"bench": "encode 128116 x 2048, M 128", "by": "pilum avx2", "seconds": 2.0, "wrong": 0, "differ": 3}]})
     return lines
@@ -73,6 +74,7 @@ def test_the_page_is_written_from_results(tmp_path):
     run = [sys.executable, BENCH / "report.py", "--results", tmp_path / "results.jsonl", "--out", tmp_path]
     subprocess.run(run, check=True, capture_output=True)
     page = (tmp_path / "performance.md").read_text()
+    assert "| `nearest` | 768 | 70.5 (78%) |" in page
     assert "a processor, 2 cores" in page and "**20.0x**" in page and "$" not in page
     assert (tmp_path / "performance-bars.svg").read_text().startswith("<?xml")
     first = (tmp_path / "performance-bars.svg").read_bytes()
