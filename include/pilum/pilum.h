@@ -224,7 +224,8 @@ plm_search(struct plm_ctx *ctx, const struct plm_table_ref *table,
            const struct plm_search_options *options, struct plm_hits *out, struct plm_err *err);
 PLM_API void plm_hits_reset(struct plm_hits *hits);
 
-/* List (and with `remove` delete) job directories that no process holds. */
+/* List (and with `remove` delete) what killed builds left: job directories that no process holds,
+ * unfinished uploads (S3), temporary files. */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_gc(struct plm_ctx *ctx, const struct plm_table_ref *table, bool remove, char **json,
        struct plm_err *err);

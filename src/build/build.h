@@ -112,7 +112,7 @@ struct plm_rates {
 struct plm_estimate {
     double plan, train, encode, merge, verify, commit, total; /* seconds */
     double terms[PLM_N_TERMS];                                /* seconds, of the phases but plan */
-    uint64_t peak_rss_bytes, bytes_read, bytes_written, get, put, list;
+    uint64_t peak_rss_bytes, bytes_read, bytes_written, get, put, list, deleted;
     struct plm_rates rates;
 };
 

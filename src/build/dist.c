@@ -242,9 +242,10 @@ static enum plm_code call_account(struct plm_dist *d, const struct plm_dist_args
 {
     struct plm_ctx *c = d->ctx;
     atomic_uint_fast64_t *const counters[] = {&c->bytes_read, &c->bytes_written, &c->n_get,
-                                              &c->n_put,      &c->n_list,        &c->n_retried};
+                                              &c->n_put,      &c->n_list,        &c->n_delete,
+                                              &c->n_retried};
     (void)answer, (void)err;
-    for (size_t i = 0; i < 6; i++)
+    for (size_t i = 0; i < 7; i++)
         atomic_fetch_add(counters[i], args->numbers[i]);
     return PLM_OK;
 }
@@ -261,8 +262,8 @@ static enum plm_code call_usage(struct plm_dist *d, const struct plm_dist_args *
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     uint64_t all[] = {c->bytes_read, c->bytes_written, c->n_get,
-                      c->n_put,      c->n_list,        c->n_retried,
-                      (uint64_t)usage.ru_maxrss * 1024,
+                      c->n_put,      c->n_list,        c->n_delete,
+                      c->n_retried,  (uint64_t)usage.ru_maxrss * 1024,
                       micros(&usage.ru_utime) + micros(&usage.ru_stime)};
     (void)args;
     return plm_buf_add(answer, all, sizeof all, err);
@@ -316,7 +317,7 @@ static const struct plm_dist_entry own_calls[] = {
     {"plan", call_plan, 0, 0},
     {"facts", call_facts, 0, 0},
     {"seconds", call_seconds, 2, 0},
-    {"account", call_account, 6, 0},
+    {"account", call_account, 7, 0},
     {"usage", call_usage, 0, 0},
     {"finish", call_finish, 0, 0},
     {"publish", call_publish, 0, 0},

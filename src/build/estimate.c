@@ -237,5 +237,7 @@ void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p
     }
     estimate_bytes(&w, &e);
     estimate_requests(source, p, &e);
+    if (!plm_store_is_local(source->manifest->store))
+        plm_estimate_remote(source, p, &e);
     *out = e;
 }

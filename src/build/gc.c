@@ -1,9 +1,19 @@
-/* gc.c - job directories that no process holds. */
-#include "build/report.h"
-#include "build/table.h"
+/* gc.c - job directories that no process holds, and what killed writers left elsewhere.
+ *
+ * Local: a job at work holds its lock. S3 has no locks: there a job counts as at work while anything
+ * in it is younger than a quarter of an hour.
+ */
+#include "build/gc_left.h"
 
-static enum plm_code tree_bytes(struct plm_store *store, const char *dir, uint64_t *bytes,
-                                unsigned depth, struct plm_err *err)
+#define AT_WORK_MS ((int64_t)15 * 60 * 1000)
+
+struct tree {
+    uint64_t bytes;
+    int64_t newest_ms;
+};
+
+static enum plm_code look_through(struct plm_store *store, const char *dir, struct tree *tree,
+                                  unsigned depth, struct plm_err *err)
 {
     struct plm_entries entries = {0};
     char *below = NULL;
@@ -11,11 +21,13 @@ static enum plm_code tree_bytes(struct plm_store *store, const char *dir, uint64
 
     PLM_TRY(plm_store_list(store, dir, 0, &entries, err));
     for (size_t i = 0; i < entries.n; i++) {
-        *bytes += entries.items[i].size_bytes;
+        tree->bytes += entries.items[i].size_bytes;
+        if (entries.items[i].modified_ms > tree->newest_ms)
+            tree->newest_ms = entries.items[i].modified_ms;
         if (!entries.items[i].is_dir || depth == 0)
             continue;
         PLM_TRY(plm_format(plm_store_ctx(store), &below, err, "%s/%s", dir, entries.items[i].name));
-        PLM_TRY(tree_bytes(store, below, bytes, depth - 1, err));
+        PLM_TRY(look_through(store, below, tree, depth - 1, err));
         plm_free(plm_store_ctx(store), below);
         below = NULL;
     }
@@ -25,14 +37,14 @@ done:
     return rc;
 }
 
-/* One directory below _pilum/: removed, unless a process holds its lock. */
+/* One directory below _pilum/: removed, unless it is at work. */
 static enum plm_code collect(struct plm_store *root, const struct plm_entry *entry, bool remove,
-                             json_t *jobs, struct plm_err *err)
+                             json_t *jobs, json_t *busy, struct plm_err *err)
 {
     struct plm_ctx *ctx = plm_store_ctx(root);
     struct plm_lock *lock = NULL;
     char *dir = NULL, *path = NULL;
-    uint64_t bytes = 0;
+    struct tree tree = {.newest_ms = entry->modified_ms};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_format(ctx, &dir, err, "_pilum/%s", entry->name));
@@ -40,16 +52,21 @@ static enum plm_code collect(struct plm_store *root, const struct plm_entry *ent
     if (plm_store_is_local(root)) {
         rc = plm_store_lock(root, path, &lock, err);
         if (rc == PLM_CONFLICT) {
-            rc = PLM_OK; /* at work */
+            rc = PLM_OK;
+            json_array_append_new(busy, json_string(entry->name));
             goto done;
         }
         PLM_TRY(rc);
     }
-    PLM_TRY(tree_bytes(root, dir, &bytes, 4, err));
+    PLM_TRY(look_through(root, dir, &tree, 4, err));
+    if (!plm_store_is_local(root) && (int64_t)plm_unix_millis() - tree.newest_ms < AT_WORK_MS) {
+        json_array_append_new(busy, json_string(entry->name));
+        goto done;
+    }
     if (remove)
         PLM_TRY(plm_store_delete_tree(root, dir, err));
-    json_array_append_new(jobs, json_pack("{s:s, s:I, s:I, s:b}", "job", entry->name, "bytes", (json_int_t)bytes,
-                                          "modified_ms", (json_int_t)entry->modified_ms, "removed", (int)remove));
+    json_array_append_new(jobs, json_pack("{s:s, s:I, s:I, s:b}", "job", entry->name, "bytes", (json_int_t)tree.bytes,
+                                          "modified_ms", (json_int_t)tree.newest_ms, "removed", (int)remove));
 done:
     plm_store_unlock(lock);
     plm_free(ctx, dir);
@@ -77,7 +94,7 @@ enum plm_code plm_gc(struct plm_ctx *ctx, const struct plm_table_ref *ref, bool 
     struct plm_table table = {0};
     struct plm_store *root = NULL;
     struct plm_entries entries = {0};
-    json_t *jobs = json_array();
+    json_t *jobs = json_array(), *busy = json_array(), *uploads = json_array(), *files = json_array();
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_table_open(ctx, ref, &table, err));
@@ -85,12 +102,19 @@ enum plm_code plm_gc(struct plm_ctx *ctx, const struct plm_table_ref *ref, bool 
     PLM_TRY(plm_store_list(root, "_pilum", 0, &entries, err));
     for (size_t i = 0; i < entries.n; i++)
         if (entries.items[i].is_dir)
-            PLM_TRY(collect(root, &entries.items[i], remove, jobs, err));
-    PLM_TRY(plm_json_string(json_pack("{s:s, s:O}", "table", plm_store_uri(table.store), "jobs", jobs), json, err));
-    if (remove && json_array_size(jobs) == entries.n && entries.n > 0)
+            PLM_TRY(collect(root, &entries.items[i], remove, jobs, busy, err));
+    PLM_TRY(plm_gc_uploads(root, &table.manifest, jobs, remove, uploads, err));
+    PLM_TRY(plm_gc_files(root, remove, files, err));
+    PLM_TRY(plm_json_string(json_pack("{s:s, s:O, s:O, s:O, s:O}", "table", plm_store_uri(table.store),
+                                      "jobs", jobs, "at_work", busy, "uploads", uploads, "files", files),
+                            json, err));
+    if (remove && plm_store_is_local(root) && json_array_size(jobs) == entries.n && entries.n > 0)
         PLM_TRY(plm_store_delete_tree(root, "_pilum", err));
 done:
     json_decref(jobs);
+    json_decref(busy);
+    json_decref(uploads);
+    json_decref(files);
     plm_entries_reset(&entries);
     if (root && root != table.store)
         plm_store_close(root);

@@ -12,8 +12,6 @@
 #include "simd/simd.h"
 
 #define PLAN_BYTES_MAX ((size_t)16 << 20)
-/* For each thread: what it reads, and the next, in requests of up to 16 MiB. */
-#define KEEP_BYTES ((uint64_t)64 << 20)
 /* Reading manifests and planning may take this much even under a smaller budget, so that the
  * refusal can name the budget that would do. */
 #define PLANNING_BYTES ((uint64_t)1 << 30)
@@ -60,6 +58,10 @@ static enum plm_code open_work(struct plm_job *job, const struct plm_build_optio
         rc = plm_fail(err, PLM_ARG, "the work directory must be on a local disk, not %s", o->work_dir);
     else
         rc = plm_store_open_at(job->work_parent, job->plan.id, &job->work, err);
+    if (rc == PLM_OK && is_remote(job)) { /* what counts there is what goes to the table's storage */
+        plm_store_uncounted(job->work_parent);
+        plm_store_uncounted(job->work);
+    }
 done:
     plm_free(job->ctx, path);
     return rc;
@@ -147,8 +149,7 @@ static enum plm_code make_plan(struct plm_job *job, const struct plm_build_optio
     PLM_TRY(open_source(job, o->column_copy, err));
     PLM_TRY(plm_plan_make(&job->source, o, &job->plan, err));
     /* What a remote store fetches ahead gets the room that the plan leaves. */
-    uint64_t left = p->budget_bytes - plm_min_u64(p->budget_bytes, p->memory.expected_bytes);
-    plm_store_keep(job->table_store, plm_min_u64(left, job->ctx->threads * KEEP_BYTES));
+    plm_store_keep(job->table_store, plm_plan_keep_bytes(p));
 done:
     return rc;
 }

@@ -201,6 +201,7 @@ static enum plm_code merge_segment(struct plm_job *job, size_t segment, struct p
     PLM_TRY(plm_merge_open(job, segment, &m, err));
     PLM_TRY(plm_merge_is_done(job, segment, &is_done, err));
     if (!is_done) {
+        PLM_TRY(plm_segment_clear_uploads(job, segment, err));
         PLM_TRY(plm_merge_begin(m, NULL, err));
         PLM_TRY(plm_merge_write(m, 0, m->layout.n_blocks, err));
         PLM_TRY(plm_merge_finish(m, err));

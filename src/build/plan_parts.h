@@ -25,6 +25,12 @@ PLM_MUST_CHECK enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *
 /* Bytes a row takes in the index, without its id. */
 uint32_t plm_plan_code_bytes(const struct plm_plan *p);
 
+/* Bytes that a remote store may keep of what it fetched ahead: the room that the plan leaves, up to
+ * what reads of up to 16 MiB need. */
+uint64_t plm_plan_keep_bytes(const struct plm_plan *p);
+/* estimate_remote.c: the requests that a build makes of remote storage, and the bytes they move. */
+void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *e);
+
 /* calibrate.c: measures them in a small share of the time a build of this plan takes, at most about a
  * tenth of a second a rate. What cannot be measured (memory or I/O fails, remote storage) keeps a
  * usual value. Reads a few MiB of the column; writes to a file without a name in `root`, where that

@@ -99,9 +99,10 @@ static json_t *seconds_json(const struct plm_seconds *s)
                      s->plan + s->train + s->encode + s->merge + s->verify + s->commit);
 }
 
-static json_t *requests_json(uint64_t get, uint64_t put, uint64_t list, uint64_t retried)
+static json_t *requests_json(uint64_t get, uint64_t put, uint64_t list, uint64_t deleted, uint64_t retried)
 {
-    return json_pack("{s:I, s:I, s:I, s:I}", "get", I(get), "put", I(put), "list", I(list), "retried", I(retried));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "get", I(get), "put", I(put), "list", I(list), "delete",
+                     I(deleted), "retried", I(retried));
 }
 
 static json_t *resources_json(struct plm_job *job)
@@ -112,7 +113,8 @@ static json_t *resources_json(struct plm_job *job)
                      ctx->kernels->name, "bytes_read", I(atomic_load(&ctx->bytes_read)), "bytes_written",
                      I(atomic_load(&ctx->bytes_written)), "requests",
                      requests_json(atomic_load(&ctx->n_get), atomic_load(&ctx->n_put),
-                                   atomic_load(&ctx->n_list), atomic_load(&ctx->n_retried)));
+                                   atomic_load(&ctx->n_list), atomic_load(&ctx->n_delete),
+                                   atomic_load(&ctx->n_retried)));
 }
 
 /* {phase: {part: seconds}}, parts that take no time left out. */
@@ -146,7 +148,7 @@ static json_t *estimate_json(struct plm_ctx *ctx, const struct plm_estimate *e)
                      e->commit, "total", e->total, "peak_rss_bytes", I(e->peak_rss_bytes),
                      "memory_budget_bytes", I(ctx->memory_budget_bytes), "threads", (int)ctx->threads, "kernels",
                      ctx->kernels->name, "bytes_read", I(e->bytes_read), "bytes_written", I(e->bytes_written),
-                     "requests", requests_json(e->get, e->put, e->list, 0), "parts", terms_json(e), "calibration",
+                     "requests", requests_json(e->get, e->put, e->list, e->deleted, 0), "parts", terms_json(e), "calibration",
                      rates_json(&e->rates));
 }
 

@@ -107,3 +107,25 @@ done:
     plm_free(job->ctx, dir);
     return rc;
 }
+
+enum plm_code plm_segment_clear_uploads(struct plm_job *job, size_t segment, struct plm_err *err)
+{
+    struct plm_uploads uploads = {0};
+    struct plm_writer *writer = NULL;
+    char *dir = NULL;
+    enum plm_code rc = PLM_OK;
+
+    if (!job->resumed || plm_store_is_local(job->root))
+        return PLM_OK;
+    PLM_TRY(plm_segment_final_dir(job, segment, &dir, err));
+    PLM_TRY(plm_store_uploads(job->root, dir, &uploads, err));
+    for (size_t i = 0; i < uploads.n; i++) {
+        PLM_TRY(plm_writer_open(job->root, uploads.items[i].path, 1, uploads.items[i].token, NULL, &writer,
+                                err));
+        plm_writer_abort(writer);
+    }
+done:
+    plm_uploads_reset(&uploads);
+    plm_free(job->ctx, dir);
+    return rc;
+}

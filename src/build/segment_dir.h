@@ -26,6 +26,11 @@ PLM_MUST_CHECK enum plm_code
 plm_segment_note_size(struct plm_job *job, size_t segment, bool is_aux, uint64_t size_bytes,
                       struct plm_err *err);
 
+/* Aborts the uploads that an earlier, killed process of this job left; only where no other can be at work
+ * on it. Nothing for a job begun here and now. */
+PLM_MUST_CHECK enum plm_code
+plm_segment_clear_uploads(struct plm_job *job, size_t segment, struct plm_err *err);
+
 #define PLM_AUX_FILE "auxiliary.idx"
 #define PLM_INDEX_FILE "index.idx"
 

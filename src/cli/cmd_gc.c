@@ -1,4 +1,4 @@
-/* cmd_gc.c - pilum gc: lists stale job directories, asks, removes them. */
+/* cmd_gc.c - pilum gc: lists what killed builds left, asks, removes it. */
 #include <ctype.h>
 #include <jansson.h>
 #include <stddef.h>
@@ -11,11 +11,13 @@ static const struct plm_option gc_options[] = {
      .at = offsetof(struct plm_cli_settings, yes), .help = "remove without asking"},
     {.kind = PLM_OPTION_END}};
 
-/* Whether the list names any job. */
-static bool has_jobs(const char *text)
+/* Whether there is anything to remove. */
+static bool has_any(const char *text)
 {
     json_t *root = json_loads(text, 0, NULL);
-    bool found = json_array_size(json_object_get(root, "jobs")) > 0;
+    bool found = json_array_size(json_object_get(root, "jobs")) +
+                     json_array_size(json_object_get(root, "uploads")) +
+                     json_array_size(json_object_get(root, "files")) > 0;
 
     json_decref(root);
     return found;
@@ -55,7 +57,7 @@ static enum plm_code run_gc(struct plm_cli *cli, struct plm_err *err)
         (rc = plm_gc(cli->ctx, &cli->table, s->yes, &json, err)))
         return rc;
     print(cli, json);
-    bool ask = !s->yes && !s->json && has_jobs(json);
+    bool ask = !s->yes && !s->json && has_any(json);
     plm_string_free(json);
     if (!ask || !is_confirmed())
         return PLM_OK;
@@ -69,8 +71,8 @@ static enum plm_code run_gc(struct plm_cli *cli, struct plm_err *err)
 
 const struct plm_command plm_cmd_gc = {
     .name = "gc",
-    .summary = "remove stale job directories; asks first",
+    .summary = "remove what killed builds left; asks first",
     .takes_table = true,
     .tables = {gc_options, plm_table_options, plm_common_options},
     .run = run_gc,
-    .notes = "With --json nothing is asked: without --yes the directories are only listed."};
+    .notes = "With --json nothing is asked: without --yes it only lists."};

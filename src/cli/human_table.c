@@ -165,18 +165,28 @@ bool plm_human_verify(FILE *to, const char *json)
 
 bool plm_human_gc(FILE *to, const char *json)
 {
-    json_t *root = json_loads(json, 0, NULL), *job;
-    const json_t *jobs = plm_at(root, "jobs");
-    size_t i;
+    static const char *const kinds[] = {"jobs", "uploads", "files"};
+    json_t *root = json_loads(json, 0, NULL), *item;
+    const json_t *jobs = plm_at(root, "jobs"), *busy = plm_at(root, "at_work");
+    size_t i, n_found = 0;
 
     if (!json_is_array(jobs)) {
         json_decref(root);
         return false;
     }
-    if (json_array_size(jobs) == 0)
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        const json_t *found = plm_at(root, kinds[k]);
+
+        n_found += json_array_size(found);
+        if (k > 0 && json_array_size(found) > 0)
+            fprintf(to, k == 1 ? "unfinished uploads\n" : "temporary files\n");
+        json_array_foreach (found, i, item)
+            print_object(to, item);
+    }
+    if (n_found == 0)
         fprintf(to, "no stale job directories\n");
-    json_array_foreach (jobs, i, job)
-        print_object(to, job);
+    if (json_array_size(busy) > 0)
+        fprintf(to, "%zu at work, left alone\n", json_array_size(busy));
     json_decref(root);
     return true;
 }

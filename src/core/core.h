@@ -96,7 +96,7 @@ struct plm_ctx {
     atomic_bool cancelled;
     atomic_uint_fast64_t memory_used, memory_peak; /* charged bytes */
     atomic_uint_fast64_t bytes_read, bytes_written;
-    atomic_uint_fast64_t n_get, n_put, n_list, n_retried;
+    atomic_uint_fast64_t n_get, n_put, n_list, n_delete, n_retried;
     /* progress state of the running phase */
     const char *phase, *unit;
     char detail[80];

@@ -132,5 +132,7 @@ enum plm_code plm_s3_writer_write(struct plm_writer *, unsigned part, uint64_t o
                                   size_t, struct plm_err *);
 enum plm_code plm_s3_writer_finish(struct plm_writer *, struct plm_err *);
 void plm_s3_writer_close(struct plm_writer *, bool remove);
+enum plm_code plm_s3_uploads(struct plm_store *, const char *dir, struct plm_uploads *,
+                             struct plm_err *);
 
 #endif

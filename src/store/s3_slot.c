@@ -289,8 +289,8 @@ static void count(struct plm_s3_slot *slot)
         atomic_fetch_add(&ctx->n_list, 1);
     else if (is_get(q) || strcmp(q->method, "HEAD") == 0)
         atomic_fetch_add(&ctx->n_get, 1);
-    else if (strcmp(q->method, "DELETE") != 0)
-        atomic_fetch_add(&ctx->n_put, 1);
+    else
+        atomic_fetch_add(strcmp(q->method, "DELETE") == 0 ? &ctx->n_delete : &ctx->n_put, 1);
     if (q->n_tries > 1)
         atomic_fetch_add(&ctx->n_retried, 1);
 }

@@ -46,4 +46,16 @@ struct plm_s3_parts {
 PLM_MUST_CHECK enum plm_code plm_s3_xml_parts(const void *xml, size_t n, struct plm_s3_parts *parts,
                                               struct plm_err *err);
 
+/* One page of ListMultipartUploads. */
+struct plm_s3_upload_page {
+    bool truncated;
+    char *next_key, *next_id; /* where the next page begins, or NULL */
+};
+void plm_s3_upload_page_reset(struct plm_ctx *ctx, struct plm_s3_upload_page *page);
+/* Appends the uploads whose key begins with `prefix`: path = the key without `root` (a prefix of
+ * prefix), token = the upload id. */
+PLM_MUST_CHECK enum plm_code
+plm_s3_xml_uploads(const void *xml, size_t n, const char *prefix, const char *root,
+                   struct plm_uploads *uploads, struct plm_s3_upload_page *page, struct plm_err *err);
+
 #endif

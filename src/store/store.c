@@ -185,6 +185,7 @@ enum plm_code plm_store_open_at(struct plm_store *store, const char *uri_or_subp
     PLM_TRY(directory_path(ctx, uri_or_subpath, false, &sub, err));
     PLM_TRY(plm_format(ctx, &joined, err, "%.*s/%s", (int)n, store->uri, sub));
     PLM_TRY(plm_store_open(ctx, joined, options, out, err));
+    (*out)->is_uncounted = store->is_uncounted;
 done:
     plm_free(ctx, joined);
     plm_free(ctx, sub);
@@ -201,6 +202,8 @@ const char *plm_store_uri(const struct plm_store *store) { return store->uri; }
 
 /* A local root is an absolute path, every other root has a scheme. */
 bool plm_store_is_local(const struct plm_store *store) { return store->uri[0] == '/'; }
+
+void plm_store_uncounted(struct plm_store *store) { store->is_uncounted = true; }
 
 struct plm_ctx *plm_store_ctx(const struct plm_store *store) { return store->ctx; }
 
@@ -425,6 +428,31 @@ void plm_writer_abort(struct plm_writer *writer)
 {
     if (writer)
         writer->store->ops->writer_close(writer, true);
+}
+
+enum plm_code plm_store_uploads(struct plm_store *store, const char *dir, struct plm_uploads *out,
+                                struct plm_err *err)
+{
+    char *path = NULL;
+    enum plm_code rc = directory_path(store->ctx, dir, true, &path, err);
+
+    if (rc == PLM_OK && store->ops->uploads)
+        rc = store->ops->uploads(store, path, out, err);
+    else if (rc == PLM_OK)
+        *out = (struct plm_uploads){.ctx = store->ctx};
+    plm_free(store->ctx, path);
+    return rc;
+}
+
+void plm_uploads_reset(struct plm_uploads *uploads)
+{
+    for (size_t i = 0; i < uploads->n; i++) {
+        plm_free(uploads->ctx, uploads->items[i].path);
+        plm_free(uploads->ctx, uploads->items[i].token);
+    }
+    if (uploads->ctx)
+        plm_free(uploads->ctx, uploads->items);
+    *uploads = (struct plm_uploads){0};
 }
 
 enum plm_code plm_store_lock(struct plm_store *store, const char *path, struct plm_lock **out,

@@ -5,7 +5,7 @@
  * Threads  one store, file or writer may be used from several threads at once.
  * Errors   PLM_NOT_FOUND, PLM_DENIED, PLM_IO, PLM_RETRY (throttled beyond patience),
  *          PLM_CORRUPT (shorter than promised). Messages name the full path.
- * Counts   adds to ctx->bytes_read/bytes_written/n_get/n_put/n_list/n_retried.
+ * Counts   adds to ctx->bytes_read/bytes_written/n_get/n_put/n_list/n_delete/n_retried.
  */
 #ifndef PLM_STORE_H
 #define PLM_STORE_H
@@ -29,6 +29,8 @@ plm_store_open_at(struct plm_store *store, const char *uri_or_subpath, struct pl
 void plm_store_close(struct plm_store *store);
 const char *plm_store_uri(const struct plm_store *store); /* root, for messages */
 bool plm_store_is_local(const struct plm_store *store);
+/* From now on nothing that the store does is counted: scratch beside a remote table. */
+void plm_store_uncounted(struct plm_store *store);
 struct plm_ctx *plm_store_ctx(const struct plm_store *store);
 
 /* ---- reading ---------------------------------------------------------------- */
@@ -135,6 +137,22 @@ plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset, cons
 PLM_MUST_CHECK enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err);
 void plm_writer_detach(struct plm_writer *writer);
 void plm_writer_abort(struct plm_writer *writer);
+
+/* Objects begun in pieces and never finished, below `dir` ("" = the root; paths are from the root): S3 keeps (and bills) their parts. Where
+ * nothing of the kind exists (local) the list is empty. A token opens a writer, to abort. */
+struct plm_upload {
+    char *path, *token;
+    int64_t begun_ms; /* Unix */
+};
+struct plm_uploads {
+    struct plm_ctx *ctx;
+    struct plm_upload *items;
+    size_t n;
+};
+PLM_MUST_CHECK enum plm_code
+plm_store_uploads(struct plm_store *store, const char *dir, struct plm_uploads *out,
+                  struct plm_err *err);
+void plm_uploads_reset(struct plm_uploads *uploads);
 
 /* Exclusive lock on a local file for the life of the process (flock). PLM_CONFLICT names
  * the holder's pid, which is in the file. On S3: PLM_UNSUPPORTED. */

@@ -9,8 +9,8 @@
  *                   the embedded base included. writer_finish frees nothing: after it returns
  *                   PLM_OK store.c calls writer_close(w, false); after an error the caller
  *                   still has the writer, to abort or detach.
- * NULL              `get`, `rename`, `lock`, `file_expect`, `keep` and `put_probing` may be NULL:
- *                   open + read, PLM_UNSUPPORTED twice, nothing twice, `put`.
+ * NULL              `get`, `rename`, `lock`, `file_expect`, `keep`, `put_probing` and `uploads` may be NULL:
+ *                   open + read, PLM_UNSUPPORTED twice, nothing twice, `put`, none.
  */
 #ifndef PLM_STORE_IMPL_H
 #define PLM_STORE_IMPL_H
@@ -43,6 +43,8 @@ struct plm_store_ops {
                                   size_t, struct plm_err *);
     enum plm_code (*writer_finish)(struct plm_writer *, struct plm_err *);
     void (*writer_close)(struct plm_writer *, bool remove);
+    enum plm_code (*uploads)(struct plm_store *, const char *dir, struct plm_uploads *,
+                             struct plm_err *);
     enum plm_code (*lock)(struct plm_store *, const char *path, struct plm_lock **,
                           struct plm_err *);
     enum plm_code (*get)(struct plm_store *, const char *path, struct plm_buf *,
@@ -52,6 +54,7 @@ struct plm_store {
     const struct plm_store_ops *ops;
     struct plm_ctx *ctx;
     char *uri;
+    bool is_uncounted;
     char **options; /* owned copy, NULL-terminated pairs, or NULL */
 };
 struct plm_file {

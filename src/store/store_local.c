@@ -43,8 +43,10 @@ struct plm_lock {
 
 /* ---- small steps, each of which may be told to fail --------------------------------- */
 
-static void count(atomic_uint_fast64_t *counter, uint64_t n)
+static void count(const struct plm_store *store, atomic_uint_fast64_t *counter, uint64_t n)
 {
+    if (store->is_uncounted)
+        return;
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
@@ -151,9 +153,10 @@ done:
 }
 
 /* All n bytes at `offset`. A write of nothing would loop forever: it is an error. */
-static enum plm_code write_at(struct plm_ctx *ctx, int fd, const char *path, uint64_t offset,
+static enum plm_code write_at(struct plm_store *store, int fd, const char *path, uint64_t offset,
                               const uint8_t *bytes, size_t n, struct plm_err *err)
 {
+    struct plm_ctx *ctx = store->ctx;
     size_t done = 0;
     enum plm_code rc = plm_check_io_fault(ctx, err);
 
@@ -169,7 +172,7 @@ static enum plm_code write_at(struct plm_ctx *ctx, int fd, const char *path, uin
                                 "%s: cannot write %zu bytes at offset %" PRIu64, path, n - done,
                                 offset + done);
     }
-    count(&ctx->bytes_written, done);
+    count(store, &ctx->bytes_written, done);
     return rc;
 }
 
@@ -351,9 +354,10 @@ static void local_file_close(struct plm_file *base)
     plm_free(ctx, file);
 }
 
-static enum plm_code read_range(struct plm_ctx *ctx, int fd, const char *path,
+static enum plm_code read_range(struct plm_store *store, int fd, const char *path,
                                 const struct plm_range *range, struct plm_err *err)
 {
+    struct plm_ctx *ctx = store->ctx;
     uint8_t *dst = range->dst;
     size_t done = 0;
     enum plm_code rc = plm_check_io_fault(ctx, err);
@@ -374,8 +378,8 @@ static enum plm_code read_range(struct plm_ctx *ctx, int fd, const char *path,
                                 range->len - done, at);
         }
     }
-    count(&ctx->n_get, 1);
-    count(&ctx->bytes_read, done);
+    count(store, &ctx->n_get, 1);
+    count(store, &ctx->bytes_read, done);
     return rc;
 }
 
@@ -392,7 +396,7 @@ static enum plm_code local_read_ranges(struct plm_file *base, const struct plm_r
         if (i + 1 < n)
             (void)posix_fadvise(file->fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
                                 POSIX_FADV_WILLNEED);
-        rc = read_range(base->store->ctx, file->fd, base->name, &ranges[i], err);
+        rc = read_range(base->store, file->fd, base->name, &ranges[i], err);
     }
     end_reading(file);
     return rc;
@@ -493,7 +497,7 @@ static enum plm_code local_list(struct plm_store *store, const char *dir, size_t
 
     PLM_TRY(full_path(store, dir, &path, err));
     PLM_TRY(plm_check_io_fault(ctx, err));
-    count(&ctx->n_list, 1);
+    count(store, &ctx->n_list, 1);
     handle = opendir(path);
     if (!handle && errno != ENOENT)
         PLM_TRY(plm_fail_errno(err, errno, "%s: cannot list", path));
@@ -595,11 +599,11 @@ static enum plm_code local_put(struct plm_store *store, const char *path, const 
     PLM_TRY(full_path(store, path, &full, err));
     PLM_TRY(make_parents(ctx, full, err));
     PLM_TRY(create_temp(ctx, full, &temp, &fd, err));
-    PLM_TRY(write_at(ctx, fd, temp, 0, bytes, n, err));
+    PLM_TRY(write_at(store, fd, temp, 0, bytes, n, err));
     PLM_TRY(sync_fd(ctx, fd, temp, err));
     PLM_TRY(if_absent ? link_into_place(ctx, temp, fd, full, err)
                       : rename_into_place(ctx, temp, full, err));
-    count(&ctx->n_put, 1);
+    count(store, &ctx->n_put, 1);
 done:
     if (fd >= 0)
         close(fd);
@@ -868,8 +872,8 @@ static enum plm_code local_writer_write(struct plm_writer *writer, unsigned part
     struct plm_ctx *ctx = writer->store->ctx;
 
     (void)part; /* the offset says it all */
-    count(&ctx->n_put, 1);
-    return write_at(ctx, ((struct local_writer *)writer)->fd, writer->name, offset, bytes, n, err);
+    count(writer->store, &ctx->n_put, 1);
+    return write_at(writer->store, ((struct local_writer *)writer)->fd, writer->name, offset, bytes, n, err);
 }
 
 static enum plm_code local_writer_finish(struct plm_writer *writer, struct plm_err *err)
@@ -905,9 +909,10 @@ static enum plm_code lock_is_held(int fd, const char *path, struct plm_err *err)
 
 /* One try. *fd_out stays -1 when the file was replaced between opening and locking it: the
  * lock of a file without a name protects nothing. */
-static enum plm_code try_lock(struct plm_ctx *ctx, const char *path, int *fd_out,
+static enum plm_code try_lock(struct plm_store *store, const char *path, int *fd_out,
                               struct plm_err *err)
 {
+    struct plm_ctx *ctx = store->ctx;
     enum plm_code rc = PLM_OK;
     struct stat ours, named;
     char pid[24];
@@ -929,7 +934,7 @@ static enum plm_code try_lock(struct plm_ctx *ctx, const char *path, int *fd_out
     if (ftruncate(fd, 0) != 0)
         PLM_TRY(plm_fail_errno(err, errno, "%s: cannot write", path));
     snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
-    PLM_TRY(write_at(ctx, fd, path, 0, (const uint8_t *)pid, strlen(pid), err));
+    PLM_TRY(write_at(store, fd, path, 0, (const uint8_t *)pid, strlen(pid), err));
     *fd_out = fd;
     fd = -1;
 done:
@@ -951,7 +956,7 @@ static enum plm_code local_lock(struct plm_store *store, const char *path, struc
     PLM_TRY(make_parents(ctx, full, err));
     PLM_TRY(plm_alloc(ctx, &lock, 1, sizeof *lock, err));
     for (int i = 0; i < LOCK_TRIES_MAX && fd < 0; i++)
-        PLM_TRY(try_lock(ctx, full, &fd, err));
+        PLM_TRY(try_lock(store, full, &fd, err));
     if (fd < 0)
         PLM_TRY(plm_fail(err, PLM_CONFLICT, "%s: others keep replacing this lock file", full));
     *lock = (struct plm_lock){ctx, fd};
@@ -1039,7 +1044,7 @@ enum plm_code plm_store_open_local(struct plm_ctx *ctx, const char *root,
     PLM_TRY(absolute_path(ctx, root, &uri, err));
     PLM_TRY(plm_store_options_copy(ctx, options, &copy, err));
     PLM_TRY(plm_alloc(ctx, &store, 1, sizeof *store, err));
-    *store = (struct plm_store){&local_ops, ctx, uri, copy};
+    *store = (struct plm_store){.ops = &local_ops, .ctx = ctx, .uri = uri, .options = copy};
     *out = store;
     return PLM_OK;
 done:

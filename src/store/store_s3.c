@@ -675,6 +675,7 @@ static const struct plm_store_ops s3_ops = {
     .writer_write = plm_s3_writer_write,
     .writer_finish = plm_s3_writer_finish,
     .writer_close = plm_s3_writer_close,
+    .uploads = plm_s3_uploads,
     .get = s3_get,
 };
 

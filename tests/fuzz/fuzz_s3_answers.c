@@ -18,8 +18,16 @@ static void feed_xml(const uint8_t *data, size_t size)
     struct plm_s3_parts parts = {.ctx = ctx};
     struct plm_s3_page page = {0};
     struct plm_s3_reply reply = {0};
+    struct plm_uploads uploads = {.ctx = ctx};
+    struct plm_s3_upload_page upload_page = {0};
     char *id = NULL;
 
+    if (plm_s3_xml_uploads(data, size, "p/", "p/", &uploads, &upload_page, NULL) == PLM_OK)
+        for (size_t i = 0; i < uploads.n; i++)
+            if (uploads.items[i].path[0] == 0 || uploads.items[i].token[0] == 0)
+                abort(); /* both always have a name */
+    plm_uploads_reset(&uploads);
+    plm_s3_upload_page_reset(ctx, &upload_page);
     if (plm_s3_xml_list(ctx, data, size, "p/", &entries, &page, NULL) == PLM_OK)
         for (size_t i = 0; i < entries.n; i++)
             if (entries.items[i].name[0] == 0)

@@ -9,10 +9,13 @@ injects faults on demand. It also plays the container and instance metadata endp
 prints its URL. Admin (never signed), under /_admin/:
 
     POST faults   [{"kind": ..., "method": "GET", "key": "regex", "query": "regex", "count": 1,
-                    "skip": 0, ...}]   added to the list; the first that matches is used up
+                    "skip": 0, "share": 1, ...}]
+                   added to the list; the first that matches is used up. share: of the
+                   requests that match, so many are hit, drawn by a fixed seed
     POST reset    forgets faults, log and settings
     POST settings {"clock_offset": s, "ignore_conditions": bool, "ignore_ranges": bool,
-                   "region": "name", "public": bool, "creds_expire_in": s, "latency": s}
+                   "region": "name", "public": bool, "creds_expire_in": s, "latency": s,
+                   "uploads_age": s}   multipart uploads are listed as begun so much earlier
     POST bucket   {"name": ...}
     GET  log      what came in, one JSON object per line
     GET  container, GET imds/...       credentials
@@ -22,7 +25,7 @@ Kinds of fault:
     lost      apply, then close the connection without an answer
     late      apply, then answer `status`
     reset     close the connection before anything is done (TCP reset)
-    truncate  send the head and `after` bytes, then close
+    truncate  send the head and `after` bytes (or `after_share` of the body), then close
     cut       the same, but with a reset
     stall     send `after` bytes, then nothing for `seconds`
     delay     answer after `seconds`
@@ -36,6 +39,7 @@ import hashlib
 import hmac
 import io
 import json
+import random
 import re
 import socket
 import ssl
@@ -100,11 +104,14 @@ class State:
 
     def reset(self):
         self.faults, self.log = [], []
+        self.random = random.Random(1)
+        self.begun = {}  # upload id -> when
         self.keys = dict(KEYS)
         self.n_issued = 0
         self.settings = {
             "clock_offset": 0, "ignore_conditions": False, "ignore_ranges": False,
             "region": None, "public": False, "creds_expire_in": 3600, "latency": 0,
+            "uploads_age": 0,
         }
 
     def take_fault(self, method, path, query):
@@ -118,6 +125,8 @@ class State:
                     continue
                 if fault.get("skip", 0) > 0:
                     fault["skip"] -= 1
+                    continue
+                if self.random.random() >= fault.get("share", 1):
                     continue
                 fault["count"] = fault.get("count", 1) - 1
                 if fault["count"] <= 0:
@@ -318,12 +327,27 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "NoSuchUpload", "the upload does not exist") from missing
         body = b"".join(parts)
         status = int(status.split()[0])
+        if re.search("(^|&)uploads(=|&|$)", query) and status == 200:
+            body = self.dated(body.decode()).encode()
         headers = [(k, v) for k, v in headers if not k.lower().startswith("x-amz-checksum")]
         if (method == "GET" and status == 200 and not self.query
                 and self.headers.get("x-amz-checksum-mode") == "ENABLED"):
             crc = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
             headers += [("x-amz-checksum-crc32", crc), ("x-amz-checksum-type", "FULL_OBJECT")]
         return status, headers, body
+
+    def dated(self, xml):
+        """Moto says that all uploads began in 2010."""
+        begun = self.state.begun
+        if self.command == "POST":
+            begun[re.search("<UploadId>(.*?)</UploadId>", xml)[1]] = time.time()
+
+        def date(found):
+            then = begun.get(re.search("<UploadId>(.*?)</UploadId>", found[0])[1], 0)
+            then = time.gmtime(then - self.state.settings["uploads_age"])
+            return re.sub("(?<=<Initiated>).*?(?=<)", time.strftime("%Y-%m-%dT%H:%M:%S.000Z", then), found[0])
+
+        return re.sub("<Upload>.*?</Upload>", date, xml, flags=re.S)
 
     # ---- out ----
 
@@ -354,6 +378,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_body(self, body, fault):
         kind, after = fault["kind"], fault.get("after", 0)
+        if "after_share" in fault:
+            after = int(len(body) * fault["after_share"])
         if kind in ("truncate", "cut", "stall"):
             self.wfile.write(body[:after])
             self.wfile.flush()

@@ -78,7 +78,7 @@ class Build:
     def _account(self) -> None:
         """What the workers read and wrote, into the driver's report."""
         for usage in self.pool.usages():
-            self.driver("account", *_u64(usage)[:6])
+            self.driver("account", *_u64(usage)[:7])
 
     # ---- training -------------------------------------------------------------------------
 

@@ -239,9 +239,9 @@ def _commit_by_namespace(table: arguments.Table, context: Any, options: dict[str
 def _ray_report(pool: Pool, size: Any, seconds: float, coordinator_cpu: float) -> dict[str, Any]:
     import struct
 
-    names = ("bytes_read", "bytes_written", "get", "put", "list", "retried", "peak_rss_bytes")
-    usages = [struct.unpack("<8Q", usage) for usage in pool.usages()]
-    workers_cpu = sum(usage[7] for usage in usages) * 1e-6
+    names = ("bytes_read", "bytes_written", "get", "put", "list", "delete", "retried", "peak_rss_bytes")
+    usages = [struct.unpack("<9Q", usage) for usage in pool.usages()]
+    workers_cpu = sum(usage[8] for usage in usages) * 1e-6
     return {
         "num_workers": pool.n,
         "threads": size.threads,
@@ -255,7 +255,7 @@ def _ray_report(pool: Pool, size: Any, seconds: float, coordinator_cpu: float) -
         "retries": pool.retries,
         "workers_lost": pool.lost,
         "twins": pool.twins,
-        "workers": [{**dict(zip(names, u)), "cpu_seconds": round(u[7] * 1e-6, 3)} for u in usages],
+        "workers": [{**dict(zip(names, u)), "cpu_seconds": round(u[8] * 1e-6, 3)} for u in usages],
     }
 
 

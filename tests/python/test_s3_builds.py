@@ -1,0 +1,526 @@
+"""Whole builds on S3: how many requests they make, what they survive, who wins when several meet.
+
+The server checks signatures, logs every request and breaks what it is told to break.
+"""
+import collections
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "peer")]
+from helpers import PILUM, Running, index_named, make_vectors, pilum, stock, table_of, uses_index  # noqa: E402
+from s3_server import S3Server  # noqa: E402
+
+KEY_ID, SECRET = "AKIDSTATIC", "static-secret/with+odd=chars"
+MIB = 1 << 20
+ROWS, DIM = 40_000, 96
+
+
+@pytest.fixture(scope="module")
+def server():
+    with S3Server() as s3:
+        s3.make_bucket("bucket")
+        yield s3
+
+
+@pytest.fixture(autouse=True)
+def fresh(server):
+    server.reset()
+
+
+@pytest.fixture
+def options(server):
+    return {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "aws_endpoint": server.url,
+            "aws_region": "us-east-1", "allow_http": "true"}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """The small table on local disk, in one fragment and in four."""
+    home = tmp_path_factory.mktemp("s3-originals")
+    table = table_of(make_vectors(ROWS, DIM))
+    for fragments in (1, 4):
+        lance.write_dataset(table, str(home / f"{fragments}.lance"), max_rows_per_file=ROWS // fragments,
+                            data_storage_version="2.2")
+    return home
+
+
+NAMES = iter(range(10_000))
+
+
+def put_table(server, folder, suffix=""):
+    """Copies a table of the local disk into the bucket as it is; its name there."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1")
+    name = f"t{next(NAMES)}{suffix}"
+    for file in sorted(Path(folder).rglob("*")):
+        if file.is_file():
+            client.put_object(Bucket="bucket", Key=f"{name}/{file.relative_to(folder)}", Body=file.read_bytes())
+    server.state.log.clear()
+    return f"s3://bucket/{name}"
+
+
+def objects(server, uri, below=""):
+    """{key below the table: bytes}."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1")
+    root = uri.removeprefix("s3://bucket/") + "/"
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=root + below):
+        for item in page.get("Contents", []):
+            body = client.get_object(Bucket="bucket", Key=item["Key"])["Body"].read()
+            found[item["Key"].removeprefix(root)] = body
+    return found
+
+
+def uploads(server, uri):
+    """Keys of the multipart uploads that were begun and neither finished nor aborted."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1")
+    found = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
+    root = uri.removeprefix("s3://bucket/") + "/"
+    return [u["Key"].removeprefix(root) for u in found if u["Key"].startswith(root)]
+
+
+def words(uri, options, index_type="IVF_PQ", partitions=16, name=None, *more):
+    out = ["create-index", uri, "--column", "vec", "--type", index_type, "--num-partitions", partitions,
+           "--json", "--progress", "none", *more]
+    out += ["--num-sub-vectors", 16] if index_type == "IVF_PQ" else []
+    out += ["--name", name] if name else []
+    for key, value in options.items():
+        out += ["--storage-option", f"{key}={value}"]
+    return out
+
+
+def build(uri, options, *args, timeout=300, env=None, **kwargs):
+    run = pilum(*words(uri, options, *args, **kwargs), timeout=timeout, env=env)
+    assert run.status == 0, run.stderr
+    return run.json
+
+
+def index_bytes(files):
+    """Contents of index files whatever their uuid, sorted."""
+    return sorted((key.rsplit("/", 1)[1], body) for key, body in files.items())
+
+
+@pytest.fixture(scope="module")
+def local(original, tmp_path_factory):
+    """local(fragments, type) -> the index files that a build on local disk makes, built once."""
+    made = {}
+
+    def build_it(fragments, index_type):
+        if (fragments, index_type) not in made:
+            copy = tmp_path_factory.mktemp("local") / "t.lance"
+            shutil.copytree(original / f"{fragments}.lance", copy)
+            more = ["--num-sub-vectors", "16"] if index_type == "IVF_PQ" else []
+            subprocess.run([PILUM, "create-index", copy, "--column", "vec", "--type", index_type, "--num-partitions", "16",
+                            "--progress", "none", *more], check=True, capture_output=True)
+            made[fragments, index_type] = index_bytes(
+                {str(f): f.read_bytes() for f in (copy / "_indices").rglob("*.idx")})
+        return made[fragments, index_type]
+
+    return build_it
+
+
+def check(server, uri, options, expected=None, n_versions=1):
+    """So many versions more, one index, with these bytes; stock pylance finds with it what is there."""
+    server.state.faults.clear()
+    dataset = lance.dataset(uri, storage_options=options)
+    assert dataset.version == 1 + n_versions
+    (segment,) = index_named(dataset, "vec_idx").segments
+    if expected:
+        assert index_bytes(objects(server, uri, f"_indices/{segment.uuid}/")) == expected
+    query = make_vectors(ROWS, DIM)[77]
+    assert uses_index(dataset, "vec", query)
+    found = dataset.to_table(nearest={"column": "vec", "q": query, "k": 5, "nprobes": 16, "refine_factor": 5}, columns=["id"])
+    assert found["id"][0].as_py() == 77
+    return dataset
+
+
+# ---- economy --------------------------------------------------------------------------------
+
+
+def kind_of(entry):
+    """What a request is for, by its path."""
+    path = re.sub(r"^/bucket/t\d+", "", entry["path"]) or "/"
+    return entry["method"], path.split("/")[1] if path.count("/") > 1 else path
+
+
+def stock_requests(server, original, options, index_type):
+    uri = put_table(server, original)
+    given = {"num_partitions": 16, **({"num_sub_vectors": 16} if index_type == "IVF_PQ" else {})}
+    stock("import json; d = lance.dataset(sys.argv[1], storage_options=json.loads(sys.argv[4]));"
+          "d.create_index('vec', sys.argv[2], **json.loads(sys.argv[3]))",
+          uri, index_type, json.dumps(given), json.dumps(options), timeout=120)
+    return len(server.log)
+
+
+def wire(server):
+    return collections.Counter(e["method"] for e in server.log)
+
+
+@pytest.mark.parametrize("fragments", [1, 4])
+def test_no_more_requests_than_stock_pylance(server, original, local, options, fragments):
+    theirs = stock_requests(server, original / f"{fragments}.lance", options, "IVF_PQ")
+    uri = put_table(server, original / f"{fragments}.lance")
+    report = build(uri, options)
+    log = list(server.log)
+    assert len(log) <= theirs, collections.Counter(kind_of(e) for e in log)
+    assert len(log) <= 10 + 3 * fragments
+
+    # Versions and manifest, then one GET for each footer; the column once in ranges as long as can be.
+    reads = [e for e in log if e["method"] == "GET" and "/data/" in e["path"]]
+    data = [e for e in reads if int(re.search(r"=(\d+)-(\d+)", e["headers"]["range"])[2]) < ROWS // fragments * DIM * 4]
+    assert len(reads) == 2 * fragments and len(data) == fragments
+    assert sum(kind_of(e)[1] == "_versions" and e["method"] == "GET" for e in log) == 1
+    assert sum("prefix=" in e["query"] and "_versions" in e["query"] for e in log) == 2
+
+    # What the report says is what the server saw.
+    requests = report["resources"]["requests"]
+    seen = wire(server)
+    lists = sum("list-type" in e["query"] for e in log)
+    assert (requests["get"], requests["put"], requests["list"], requests["delete"], requests["retried"]) == (
+        seen["GET"] + seen["HEAD"] - lists, seen["PUT"] + seen["POST"], lists, seen["DELETE"], 0)
+    assert report["resources"]["bytes_written"] == sum(e["bytes"] for e in log if e["method"] in ("PUT", "POST")
+                                                       and e["status"] == 200)
+    check(server, uri, options, local(fragments, "IVF_PQ"))
+
+
+@pytest.mark.parametrize("index_type, fragments", [("IVF_PQ", 1), ("IVF_PQ", 4), ("IVF_FLAT", 4), ("IVF_SQ", 1)])
+def test_the_plan_predicts_requests_and_bytes(server, original, options, index_type, fragments):
+    report = build(put_table(server, original / f"{fragments}.lance"), options, index_type)
+    planned, seen = report["plan"], report["resources"]
+    for key in ("get", "put", "list", "delete"):
+        assert abs(planned["requests"][key] - seen["requests"][key]) <= max(10, 0.3 * seen["requests"][key]), key
+    total = lambda r: sum(r["requests"][key] for key in ("get", "put", "list", "delete"))  # noqa: E731
+    assert abs(total(planned) - total(seen)) <= max(10, 0.3 * total(seen))
+    for key in ("bytes_read", "bytes_written"):
+        assert abs(planned[key] - seen[key]) <= 0.3 * seen[key] + MIB, key
+
+
+def test_a_larger_column_is_read_in_long_ranges(server, options, tmp_path):
+    """48 MiB of vectors in three files with another column between: each byte once, 8 MiB and more."""
+    n, dim = 49_152, 256
+    table = table_of(make_vectors(n, dim))
+    table = table.append_column("noise", [np.random.default_rng(1).random(n)])
+    lance.write_dataset(table, str(tmp_path / "t"), max_rows_per_file=n // 3, data_storage_version="2.2")
+    uri = put_table(server, tmp_path / "t")
+    build(uri, options, "IVF_FLAT", 8, None, "--verify", "none", "--sample-rate", 256)
+    ranges = []
+    for e in server.log:
+        if e["method"] == "GET" and "/data/" in e["path"]:
+            first, last = map(int, re.search(r"=(\d+)-(\d+)", e["headers"]["range"]).groups())
+            ranges.append(last + 1 - first)
+    bulk = [r for r in ranges if r > 65_536]
+    assert len(ranges) - len(bulk) <= 3 + 3  # footers, and where one is longer than was guessed
+    assert sum(bulk) <= 2.2 * n * dim * 4  # sampled once, encoded once
+    assert len(bulk) <= 2 * (n * dim * 4 / (8 * MIB)) + 6
+
+
+# ---- the same bytes, for everybody ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index_type", ["IVF_PQ", "IVF_FLAT", pytest.param("IVF_SQ", marks=pytest.mark.full)])
+def test_same_bytes_as_on_disk_and_searched_by_others(server, original, local, options, index_type):
+    import lancedb
+
+    uri = put_table(server, original / "4.lance", suffix=".lance")  # as LanceDB names its tables
+    build(uri, options, index_type)
+    check(server, uri, options, local(4, index_type))
+    assert objects(server, uri, "_pilum/") == {}
+    table = lancedb.connect("s3://bucket", storage_options=options).open_table(Path(uri).stem)
+    search = table.search(make_vectors(ROWS, DIM)[77]).nprobes(16).refine_factor(5).limit(5)
+    assert search.to_list()[0]["id"] == 77
+
+
+BIG_ROWS, BIG_DIM = 128_116, 2_048
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("index_type", ["IVF_PQ", "IVF_FLAT"])
+@pytest.mark.parametrize("engine", ["threads", "ray"])
+def test_large_table(server, options, tmp_path, index_type, engine):
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "big.lance"
+    for i in range(8):
+        part = make_vectors(BIG_ROWS // 8 + (i < BIG_ROWS % 8), BIG_DIM, seed=i)
+        lance.write_dataset(table_of(part, first_id=i * 16_015), str(folder), mode="append" if i else "create",
+                            data_storage_version="2.2")
+    uri = put_table(server, folder)
+    if engine == "threads":
+        more = ["--num-sub-vectors", 128] if index_type == "IVF_PQ" else []
+        run = pilum("create-index", uri, "--column", "vec", "--type", index_type, *more, "--json", "--progress", "none",
+                    *[w for k, v in options.items() for w in ("--storage-option", f"{k}={v}")], timeout=3_000)
+        assert run.status == 0, run.stderr
+    else:
+        import pilum.ray as engine_of_ray
+
+        given = {"num_sub_vectors": 128} if index_type == "IVF_PQ" else {}
+        engine_of_ray.create_index(uri, "vec", index_type, num_workers=2, storage_options=options, progress="none",
+                                   num_partitions=16, **given)
+    dataset = lance.dataset(uri, storage_options=options)
+    query = rng.normal(size=BIG_DIM).astype(np.float32)
+    assert uses_index(dataset, "vec", query)
+    found = dataset.to_table(nearest={"column": "vec", "q": query, "k": 10, "nprobes": 16}, columns=["id"])
+    assert found.num_rows == 10
+
+
+# ---- an endpoint that fails -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
+def test_throttled(server, original, local, options, share):
+    uri = put_table(server, original / "4.lance")
+    server.add_faults({"kind": "status", "status": 503, "share": share, "count": 100_000})
+    began = time.time()
+    report = build(uri, options)
+    assert time.time() - began < 300
+    check(server, uri, options, local(4, "IVF_PQ"))
+    assert report["resources"]["requests"]["retried"] >= (1 if share > 0.05 else 0)
+    assert uploads(server, uri) == []
+
+
+def test_truncated_bodies(server, original, local, options):
+    uri = put_table(server, original / "4.lance")
+    server.add_faults({"kind": "truncate", "after_share": 0.4, "share": 0.2, "method": "GET", "count": 100_000})
+    build(uri, options, "IVF_FLAT")
+    check(server, uri, options, local(4, "IVF_FLAT"))
+
+
+MANIFEST = {"method": "PUT", "key": r"_versions/\d+\.manifest"}
+
+
+@pytest.mark.parametrize("fault", [{"kind": "lost"}, pytest.param({"kind": "late", "status": 500}, marks=pytest.mark.full),
+                                   pytest.param({"kind": "reset"}, marks=pytest.mark.full),
+                                   {"kind": "late", "status": 503}], ids=lambda f: "-".join(map(str, f.values())))
+def test_lost_answer_to_the_manifest(server, original, local, options, fault):
+    uri = put_table(server, original / "1.lance")
+    server.add_faults({**MANIFEST, **fault})
+    report = build(uri, options)
+    assert report["version_committed"] == 2
+    check(server, uri, options, local(1, "IVF_PQ"))
+
+
+def test_stalled_connection(server, original, local, options):
+    uri = put_table(server, original / "1.lance")
+    server.add_faults({"kind": "stall", "after": 100_000, "seconds": 60, "method": "GET", "key": "/data/", "skip": 1},
+                      {"kind": "delay", "seconds": 4, "method": "PUT", "key": "auxiliary"})
+    began = time.time()
+    build(uri, {**options, "pilum_stall_seconds": "2"})
+    assert time.time() - began < 45
+    check(server, uri, options, local(1, "IVF_PQ"))
+
+
+def test_credentials_that_expire_in_the_middle(server, original, local, options):
+    uri = put_table(server, original / "1.lance")
+    given = {k: v for k, v in options.items() if "key" not in k}
+    env = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{server.url}/_admin/container",
+           "AWS_CONTAINER_AUTHORIZATION_TOKEN": "container-token", "AWS_EC2_METADATA_DISABLED": "true",
+           "HOME": "/nonexistent"}
+    with Running(*words(uri, given, "IVF_PQ", 16, None, "--progress", "json"), env=env) as running:
+        assert running.wait_for_phase("train")
+        running.stop()
+        server.state.expire_keys()
+        running.go_on()
+        done = running.finish()
+    assert done.status == 0, done.stderr
+    assert server.state.n_issued == 2
+    check(server, uri, options, local(1, "IVF_PQ"))
+
+
+# ---- several at once ---------------------------------------------------------------------------------
+
+
+def at_once(commands):
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(lambda c: pilum(*c, timeout=280), commands))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "t.lance"
+    lance.write_dataset(table_of(make_vectors(4_000, DIM)), str(folder), data_storage_version="2.2")
+    return folder
+
+
+def test_eight_names_at_once(server, tiny, options, tmp_path):
+    uri = put_table(server, tiny)
+    runs = at_once([words(uri, options, "IVF_FLAT", 4, f"index_{i}", "--threads", 1, "--work-dir", tmp_path / str(i))
+                    for i in range(8)])
+    assert [r.status for r in runs] == [0] * 8, [r.stderr for r in runs]
+    dataset = lance.dataset(uri, storage_options=options)
+    assert dataset.version == 9
+    assert {i.name for i in dataset.describe_indices()} == {f"index_{i}" for i in range(8)}
+    assert sorted(r.json["version_committed"] for r in runs) == list(range(2, 10))
+    assert not any(r.json["resumed"] for r in runs)
+    puts = [e for e in server.log if e["method"] == "PUT" and e["path"].endswith("auxiliary.idx")]
+    assert len(puts) == 8  # nothing was built twice
+
+
+def test_same_name_and_options_at_once(server, tiny, options):
+    """On one machine they share the job: one builds, the others say who."""
+    uri = put_table(server, tiny)
+    env = {"TMPDIR": "/tmp"}
+    with Running(*words(uri, options, "IVF_PQ", 4, None, "--progress", "json"), env=env) as first:
+        assert first.wait_for_phase("train")
+        first.stop()
+        second = pilum(*words(uri, options, "IVF_PQ", 4), env=env)
+        first.go_on()
+        done = first.finish()
+    assert done.status == 0, done.stderr
+    assert second.status == 1 and str(first.process.pid) in second.stderr and second.stdout == ""
+    assert lance.dataset(uri, storage_options=options).version == 2
+    again = pilum(*words(uri, options, "IVF_PQ", 4), env=env)
+    assert again.status == 0, again.stderr
+
+
+def test_same_name_on_two_machines(server, tiny, options, tmp_path):
+    """Two work directories are two machines: one wins, the other says so; its command carries on."""
+    uri = put_table(server, tiny)
+    commands = [words(uri, options, "IVF_FLAT", n, "same", "--work-dir", tmp_path / str(n)) for n in (4, 5)]
+    with Running(*commands[0], "--progress", "json") as slow:
+        assert slow.wait_for_phase("verify")
+        slow.stop()
+        fast = pilum(*commands[1])
+        assert fast.status == 0, fast.stderr
+        slow.go_on()
+        lost = slow.finish()
+    assert lost.status == 1 and "same" in lost.stderr and "version 2" in lost.stderr, lost.stderr
+    dataset = lance.dataset(uri, storage_options=options)
+    assert dataset.version == 2
+    uuid = str(index_named(dataset, "same").segments[0].uuid)
+    server.state.log.clear()
+    again = pilum(*commands[0])
+    assert again.status == 0, again.stderr
+    dataset = lance.dataset(uri, storage_options=options)
+    assert dataset.version == 3
+    assert str(index_named(dataset, "same").segments[0].uuid) != uuid
+
+
+def test_stock_append_during_the_build(server, original, options):
+    uri = put_table(server, original / "1.lance")
+    with Running(*words(uri, options, "IVF_PQ", 16, None, "--progress", "json")) as running:
+        assert running.wait_for_phase("train")
+        running.stop()
+        stock("import json; d = lance.dataset(sys.argv[1], storage_options=json.loads(sys.argv[2]));"
+              "lance.write_dataset(d.to_table(limit=100), sys.argv[1], mode='append', storage_options=json.loads(sys.argv[2]))",
+              uri, json.dumps(options))
+        running.go_on()
+        done = running.finish()
+    assert done.status == 0, done.stderr
+    dataset = check(server, uri, options, n_versions=2)
+    assert dataset.count_rows() == ROWS + 100
+    assert done.json["rows"]["appended_since"] == 100
+
+
+# ---- killed ------------------------------------------------------------------------------------------
+
+
+def test_killed_in_the_middle_of_an_upload(server, original, local, options, tmp_path):
+    uri = put_table(server, original / "4.lance")
+    command = words(uri, options, "IVF_FLAT")
+    server.add_faults({"kind": "delay", "seconds": 30, "method": "PUT", "query": "partNumber=2"})
+    with Running(*command, env={"TMPDIR": str(tmp_path)}) as running:
+        wait_for(lambda: any("partNumber=1" in e["query"] for e in server.log))
+        running.signal(signal.SIGKILL)
+        running.finish()
+    assert len(uploads(server, uri)) == 1
+    server.state.faults.clear()
+    run = pilum(*command, env={"TMPDIR": str(tmp_path)})
+    assert run.status == 0 and run.json["resumed"], run.stderr
+    assert uploads(server, uri) == []
+    check(server, uri, options, local(4, "IVF_FLAT"))
+
+
+def wait_for(what, seconds=60):
+    end = time.time() + seconds
+    while not what():
+        assert time.time() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def gc(uri, options, *more):
+    run = pilum("gc", uri, "--json", *more, *[w for k, v in options.items() for w in ("--storage-option", f"{k}={v}")])
+    assert run.status == 0, run.stderr
+    return run.json
+
+
+def test_gc_takes_dead_uploads_and_no_others(server, tiny, options):
+    import boto3
+
+    uri = put_table(server, tiny)
+    build(uri, options, "IVF_FLAT", 4)
+    (segment,) = index_named(lance.dataset(uri, storage_options=options), "vec_idx").segments
+    client = boto3.client("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1")
+    name = uri.removeprefix("s3://bucket/")
+    young, other = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
+    dead = [f"_indices/{segment.uuid}/auxiliary.idx", "_pilum/0123456789abcdef0123456789abcdef/run-1"]
+    alive = [f"_indices/{young}/auxiliary.idx", "data/somebody.lance"]
+    for key in dead + alive:
+        client.create_multipart_upload(Bucket="bucket", Key=f"{name}/{key}")
+    client.create_multipart_upload(Bucket="bucket", Key=f"{name}x/_indices/{other}/auxiliary.idx")
+
+    listed = gc(uri, options)
+    assert sorted(u["path"] for u in listed["uploads"]) == sorted(dead)
+    assert not any(u["removed"] for u in listed["uploads"])
+    assert sorted(uploads(server, uri)) == sorted(dead + alive)
+    removed = gc(uri, options, "--yes")
+    assert sorted(u["path"] for u in removed["uploads"]) == sorted(dead)
+    assert sorted(uploads(server, uri)) == sorted(alive)
+    assert gc(uri, options)["uploads"] == []
+    server.state.settings["uploads_age"] = 86_500  # a day later nobody can be at it any more
+    assert [u["path"] for u in gc(uri, options, "--yes")["uploads"]] == alive[:1]
+    assert uploads(server, uri) == alive[1:]
+
+
+def test_gc_leaves_a_job_on_s3_alone_that_was_written_to_just_now(server, tiny, options):
+    import boto3
+
+    uri = put_table(server, tiny)
+    client = boto3.client("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1")
+    key = uri.removeprefix("s3://bucket/") + "/_pilum/0123456789abcdef0123456789abcdef/plan.json"
+    client.put_object(Bucket="bucket", Key=key, Body=b"{}")
+    found = gc(uri, options, "--yes")
+    assert found["jobs"] == [] and found["at_work"] == ["0123456789abcdef0123456789abcdef"]
+    assert len(objects(server, uri, "_pilum/")) == 1
+
+
+def test_gc_takes_temporary_files_of_dead_writers(tiny, tmp_path):
+    folder = tmp_path / "t.lance"
+    shutil.copytree(tiny, folder)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    old = time.time() - 3_600
+    names = {f"_versions/5.manifest#{dead.pid}-0123456789ab": True, f"_versions/5.manifest#{os.getpid()}-0123456789ab": False,
+             f"_transactions/a.txn#{dead.pid}-ffffffffffff": True, f"_transactions/a.txn#{dead.pid}-short": False}
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (old, old))
+    young = folder / f"_versions/6.manifest#{dead.pid}-0123456789ab"
+    young.write_bytes(b"x")
+    found = gc(folder, {}, "--yes")["files"]
+    assert sorted(f["path"] for f in found) == sorted(name for name, stale in names.items() if stale)
+    assert [(folder / name).exists() for name in names] == [not stale for stale in names.values()]
+    assert young.exists()
