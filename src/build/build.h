@@ -40,10 +40,10 @@ struct plm_segment_plan {
 /* How the budget is divided; not part of what is built. */
 struct plm_memory_plan {
     uint64_t smallest_bytes;   /* least budget that would do */
-    unsigned encode_threads, merge_threads;
+    unsigned train_threads, encode_threads, merge_threads;
     size_t batch_rows;         /* rows read at once by each encoding thread */
     uint64_t task_rows;        /* rows in a run */
-    size_t sample_bytes;       /* sample kept in memory up to this, else spilled */
+    size_t sample_bytes;       /* rows of the sample kept in memory up to this, else spilled */
     uint64_t merge_bytes;      /* of index put together at once from runs */
     size_t slice_bytes;        /* of a run that a merging thread reads at once */
     uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */

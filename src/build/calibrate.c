@@ -216,7 +216,7 @@ static void copy_once(void *arg)
 static enum plm_code time_copy(const struct calibration *c, double *out)
 {
     struct plm_ctx *ctx = c->source->ctx;
-    struct copy_work w = {.n = plm_max_size(1 << 18, plm_min_size(COPY_BYTES_MAX, (size_t)c->plan->column_bytes / 16))};
+    struct copy_work w = {.n = plm_max_size(1 << 18, plm_min_size(COPY_BYTES_MAX, (size_t)plm_min_u64(c->plan->column_bytes, c->plan->budget_bytes) / 16))};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_alloc(ctx, &w.from, w.n, 1, NULL));
@@ -324,7 +324,7 @@ static enum plm_code time_writes(const struct calibration *c, const char *dir, s
 {
     enum plm_code rc = PLM_OK;
 #ifdef O_TMPFILE
-    size_t n = plm_min_size(WRITE_BYTES_MAX, (size_t)c->plan->column_bytes / 64);
+    size_t n = plm_min_size(WRITE_BYTES_MAX, (size_t)plm_min_u64(c->plan->column_bytes / 64, c->plan->budget_bytes / 16));
     uint8_t *bytes = NULL;
     int file = -1;
 

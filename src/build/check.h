@@ -11,7 +11,14 @@
 
 #include "build/build.h"
 
+#define PLM_CHECK_SAMPLE_MAX 1024 /* rows of a sample that is looked for */
 #define PLM_PROBLEMS_MAX 100 /* described; the rest is only counted */
+
+/* Bytes for a window: `most`, or what the budget has room for. */
+static inline size_t plm_window_bytes(const struct plm_ctx *ctx, size_t most)
+{
+    return plm_max_size((size_t)256 << 10, (size_t)plm_min_u64(most, plm_memory_left(ctx) / 8));
+}
 
 struct plm_check {
     struct plm_ctx *ctx;

@@ -335,10 +335,8 @@ static void add_up(struct recall *r)
 static size_t window_rows(const struct recall *r)
 {
     struct plm_ctx *ctx = r->ctx;
-    uint64_t used = atomic_load(&ctx->memory_used), room = ctx->memory_budget_bytes;
     size_t row = 8 + (is_flat(r) ? 0 : plm_model_code_bytes(&r->segment->model));
-
-    room = room > used ? (room - used) / (8 * ctx->threads) : 0;
+    uint64_t room = plm_memory_left(ctx) / (8 * ctx->threads);
     uint64_t bytes = plm_max_u64(WINDOW_BYTES_MIN, plm_min_u64(WINDOW_BYTES, room));
     return plm_max_size(16, (size_t)plm_min_u64(bytes / row, plm_max_u64(1, r->segment->n_rows)));
 }
@@ -378,8 +376,7 @@ static size_t queries_of_pass(const struct recall *r)
 {
     const struct plm_ctx *ctx = r->ctx;
     const struct plm_model *m = &r->segment->model;
-    uint64_t used = atomic_load(&ctx->memory_used), budget = ctx->memory_budget_bytes;
-    uint64_t room = budget > used ? (budget - used) / 4 : 0;
+    uint64_t room = plm_memory_left(ctx) / 4;
     uint64_t each = 8 * (uint64_t)r->nprobes[r->n_points - 1] * (sizeof(struct visit) + sizeof(uint32_t)) +
                     plm_many_bytes(m, 8) + 8 * ctx->threads * r->n_points * (r->kept + 4) * 12;
     return (size_t)plm_max_u64(1, plm_min_u64(QUERIES_OF_PASS / 8, room / each)) * 8;

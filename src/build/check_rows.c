@@ -16,7 +16,6 @@
 
 #define SAMPLE_SLICES 16
 #define SAMPLE_ROWS_MIN 32
-#define SAMPLE_ROWS_MAX 1024
 #define SAMPLE_WORK 2e9      /* multiply-adds of the float64 search for the nearest partition */
 #define FULL_CHUNK_ROWS ((size_t)65536)
 #define WINDOW_BYTES ((size_t)4 << 20)
@@ -108,7 +107,8 @@ static enum plm_code open_chunk(struct plm_check *check, size_t cap, struct chun
     *c = (struct chunk){.check = check, .cap = cap, .dim = m->dim, .read.ctx = ctx};
     c->code_bytes = plm_model_code_bytes(m);
     uint64_t n_rows = plm_max_u64(1, check->segment->n_rows);
-    c->window_rows = (size_t)plm_min_u64(n_rows, plm_max_size(64, WINDOW_BYTES / (c->code_bytes + 8)));
+    size_t room = plm_window_bytes(ctx, WINDOW_BYTES) / (c->code_bytes + 8);
+    c->window_rows = (size_t)plm_min_u64(n_rows, plm_max_size(64, room));
     PLM_TRY(plm_alloc(ctx, &c->vectors, cap * c->dim, sizeof(float), err));
     PLM_TRY(plm_alloc(ctx, &c->codes, cap, c->code_bytes, err));
     PLM_TRY(plm_alloc(ctx, &c->rows, cap, sizeof *c->rows, err));
@@ -484,7 +484,7 @@ static size_t sample_size(const struct plm_check *check)
 {
     double each = (double)check->segment->model.k * check->segment->model.dim;
     double rows = SAMPLE_WORK / each;
-    size_t n = rows > SAMPLE_ROWS_MAX ? SAMPLE_ROWS_MAX : rows < SAMPLE_ROWS_MIN ? SAMPLE_ROWS_MIN : (size_t)rows;
+    size_t n = rows > PLM_CHECK_SAMPLE_MAX ? PLM_CHECK_SAMPLE_MAX : rows < SAMPLE_ROWS_MIN ? SAMPLE_ROWS_MIN : (size_t)rows;
     return (size_t)plm_min_u64(n, check->n);
 }
 
@@ -559,10 +559,11 @@ enum plm_code plm_check_rowids_of(struct plm_segment *s, uint32_t first_partitio
     struct plm_read_scratch read = {.ctx = s->ctx};
     struct plm_window *windows = NULL;
     uint64_t *ids = NULL, low = 0, high = 0;
+    size_t n_ids = plm_window_bytes(s->ctx, IDS_OF_WINDOW * sizeof *ids) / sizeof *ids;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_alloc(s->ctx, &ids, (size_t)plm_min_u64(IDS_OF_WINDOW, s->n_rows), sizeof *ids, err));
-    PLM_TRY(plm_windows_make(s, NULL, first_partition, end, IDS_OF_WINDOW, 0, &windows, &n_windows, err));
+    PLM_TRY(plm_alloc(s->ctx, &ids, (size_t)plm_min_u64(n_ids, s->n_rows), sizeof *ids, err));
+    PLM_TRY(plm_windows_make(s, NULL, first_partition, end, n_ids, 0, &windows, &n_windows, err));
     for (size_t w = 0; w < n_windows; w++) {
         PLM_TRY(plm_check_cancel(s->ctx, err));
         PLM_TRY(plm_window_read(s, &windows[w], ids, NULL, &read, err));

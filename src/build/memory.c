@@ -1,16 +1,22 @@
-/* memory.c - divides the budget between what each phase keeps. */
+/* memory.c - divides the budget between what each phase keeps.
+ *
+ * Every formula counts the blocks that are alive at the phase's highest moment; docs/memory.md says
+ * the same in words, and tests/python/test_memory.py builds with exactly what comes out. Windows
+ * whose size shapes nothing (sampling, reading a spilled sample back, verifying) are made from what
+ * is left when they are opened: only their least counts here.
+ */
+#include "build/check.h"
 #include "build/plan_parts.h"
+#include "build/train_parts.h"
 #include "cluster/assign.h"
 #include "cluster/train.h"
 #include "rows/source_impl.h"
 
-/* The process itself: code, libraries, stacks, allocator. Measured 9-14 MiB on Debian 12. */
-#define BASE_BYTES ((uint64_t)16 << 20)
-#define BATCH_BYTES ((size_t)4 << 20)
-#define BATCH_BYTES_MIN ((size_t)128 << 10)
-#define TASK_BYTES ((uint64_t)64 << 20)
-#define TASK_BYTES_MIN ((uint64_t)1 << 20)
-#define TASK_BYTES_SHARED ((uint64_t)256 << 10)
+/* What grows uncharged after the context was made: code and libraries that come into use, what malloc
+ * keeps, stacks. Measured 0.4-3 MiB with 2 to 8 threads on Debian 12; HTTP and TLS on top of that. */
+#define GROWTH_BYTES ((uint64_t)3 << 20)
+#define GROWTH_BYTES_REMOTE ((uint64_t)12 << 20)
+#define STACK_BYTES ((uint64_t)96 << 10)
 #define MERGE_BYTES ((uint64_t)64 << 20)
 #define MERGE_BYTES_FAR ((uint64_t)1 << 30)
 #define SLICE_BYTES ((size_t)8 << 20)
@@ -18,52 +24,98 @@
 #define GATHER_BYTES ((uint64_t)256 << 20)
 #define GATHER_PASSES_MAX 8 /* over the table; more would cost more than spilling it */
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
+#define PART_BYTES ((uint64_t)8 << 20)  /* the same on S3 */
+#define TASK_BYTES_SHARED ((uint64_t)256 << 10)
+#define VERIFY_BYTES ((uint64_t)3 << 20) /* the least windows of verify */
+#define MARGIN_BYTES ((uint64_t)1 << 20) /* blocks too small to be listed, and their rounding */
+
+/* Batches and runs: as large as the budget allows. */
+static const struct {
+    size_t batch_bytes;
+    uint64_t task_bytes;
+} sizes[] = {
+    {4 << 20, 64 << 20}, {4 << 20, 32 << 20}, {1 << 20, 32 << 20},  {1 << 20, 16 << 20},
+    {1 << 20, 8 << 20},  {512 << 10, 4 << 20}, {256 << 10, 2 << 20}, {128 << 10, 1 << 20},
+    {128 << 10, 512 << 10}, {128 << 10, 256 << 10},
+};
+#define N_SIZES (sizeof sizes / sizeof *sizes)
 
 struct shape {
     const struct plm_source *source;
     const struct plm_plan *plan;
-    uint64_t fixed; /* process, metadata, model */
+    uint64_t fixed;     /* process and metadata */
+    uint64_t centroids; /* one copy */
+    uint64_t codebook;
     uint32_t code_bytes;
+    bool is_remote;
 };
 
-static uint64_t model_bytes(const struct plm_plan *p)
+/* ---- encode ------------------------------------------------------------------------- */
+
+static uint64_t batch_bytes(const struct shape *s, size_t rows)
 {
-    uint64_t floats = (uint64_t)p->num_partitions * p->column.dim;
-    if (p->quantizer == PLM_PQ)
-        floats += (uint64_t)p->column.dim << p->num_bits;
-    return floats * sizeof(float) + plm_assigner_bytes(p->num_partitions, p->column.dim);
+    /* and 4 MiB of chunks where a page is not a plain array */
+    return plm_batch_bytes(s->source, rows) + rows * sizeof(double);
 }
 
 static uint64_t encode_bytes(const struct shape *s, unsigned threads, size_t batch_rows,
                              uint64_t task_rows)
 {
     const struct plm_plan *p = s->plan;
+    uint64_t k = p->num_partitions, dim = p->column.dim;
     uint64_t per_row = s->code_bytes + sizeof(uint64_t) + 2 * sizeof(uint32_t);
-    uint64_t each = plm_batch_bytes(s->source, batch_rows) + task_rows * per_row + WRITE_BYTES;
-    each += plm_assign_scratch_bytes(p->num_partitions, p->column.dim);
-    each += 3 * (uint64_t)p->num_partitions * sizeof(uint32_t);
-    return s->fixed + threads * each;
+    uint64_t each = batch_bytes(s, batch_rows) + task_rows * per_row + (k + 1) * sizeof(uint32_t);
+    each += s->is_remote ? PART_BYTES : WRITE_BYTES;
+    each += plm_assign_scratch_bytes(k, dim);
+    each += PLM_BLOCK_ROWS * (dim + PLM_PROBE_QUERIES) * sizeof(float);
+    each += PLM_PROBE_QUERIES * PLM_PROBE_K * sizeof(struct plm_neighbour);
+    if (p->quantizer == PLM_PQ)
+        each += 8 * PLM_BLOCK_ROWS * dim + 65536;
+    uint64_t probes = 2 * PLM_PROBE_QUERIES * dim * sizeof(float);
+    return s->fixed + s->centroids + s->codebook + plm_assigner_bytes(k, dim) + probes + threads * each;
+}
+
+/* ---- merge and verify ------------------------------------------------------------------ */
+
+/* index.idx is made in memory: the message, and the file that holds it. */
+static uint64_t tail_bytes(const struct shape *s)
+{
+    return 2 * s->centroids + 2 * s->codebook + (uint64_t)s->plan->num_partitions * 64;
 }
 
 /* Merging beside the blocks that are put together at once. */
 static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t task_rows, size_t slice)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t runs = p->n_live / task_rows + 1 + p->n_segments;
-    uint64_t tail = 8 * (uint64_t)p->num_partitions * p->column.dim;
-    return s->fixed + tail + 2 * runs * (p->num_partitions + 64) * sizeof(uint32_t) + threads * slice;
-}
-
-static struct plm_layout layout_of(const struct shape *s)
-{
-    return plm_layout_of(s->plan->n_live, s->code_bytes);
+    uint64_t k = p->num_partitions, runs = p->n_live / task_rows + 1 + p->n_segments;
+    return s->fixed + s->centroids + s->codebook + 2 * tail_bytes(s) + k * 12 * (1 + p->n_segments) +
+           2 * runs * ((k + 1) * sizeof(uint32_t) + 512) + threads * (slice + 65536);
 }
 
 static uint64_t block_bytes(const struct shape *s)
 {
-    struct plm_layout l = layout_of(s);
+    struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
     return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128;
 }
+
+static uint64_t least_merge_bytes(const struct shape *s, uint64_t task_rows)
+{
+    return beside_blocks(s, 1, task_rows, SLICE_BYTES_MIN) + block_bytes(s);
+}
+
+/* The model as it is read back, beside the one built; sampled rows with their codes; windows. */
+static uint64_t verify_bytes(const struct shape *s)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t k = p->num_partitions, rows = plm_min_u64(p->n_live, PLM_CHECK_SAMPLE_MAX);
+    uint64_t model = s->centroids + s->codebook + k * 24, stored = s->centroids + s->codebook;
+    uint64_t sample = rows * (p->column.dim * sizeof(float) + s->code_bytes + 64);
+    uint64_t report = k * 128;
+    return s->fixed + s->centroids + s->codebook + k * 4 * p->n_segments + p->n_segments * model +
+           plm_max_u64(stored, sample + k * 8 + batch_bytes(s, 64) + VERIFY_BYTES) + report;
+}
+
+/* ---- train -------------------------------------------------------------------------------- */
 
 /* Training rows that this process keeps: with several workers its share, and as much again for
  * the shards of a worker that was lost. */
@@ -73,6 +125,7 @@ static uint64_t kept_rows(const struct plm_plan *p)
                             : plm_min_u64(p->sample_rows, 2 * (p->sample_rows / p->n_workers + 1));
 }
 
+/* With row ids. */
 static uint64_t sample_bytes(const struct plm_plan *p)
 {
     return kept_rows(p) * p->column.dim * sizeof(float);
@@ -83,37 +136,76 @@ static uint64_t pq_rows(const struct plm_plan *p)
     return plm_min_u64(p->sample_rows, (uint64_t)PLM_PQ_SAMPLE_PER_CODE << p->num_bits);
 }
 
-/* Training beside the sample. */
-static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group)
+/* Everything but centroids: partitions of the rows first, then columns and codewords. */
+static uint64_t codebook_bytes(const struct shape *s, unsigned threads, size_t group, bool spilled)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t ivf = plm_train_bytes(kept_rows(p), p->column.dim, p->num_partitions, threads), pq = 0;
-    if (p->quantizer == PLM_PQ) {
-        uint32_t dsub = p->column.dim / p->num_sub_vectors;
-        pq = pq_rows(p) * (pq_group * dsub * sizeof(float) + sizeof(uint32_t)) +
-             threads * plm_pq_train_bytes((size_t)pq_rows(p), dsub, p->num_bits);
-    }
-    return s->fixed + plm_max_u64(ivf, pq);
+    if (p->quantizer != PLM_PQ)
+        return 0;
+    uint32_t dim = p->column.dim, dsub = dim / p->num_sub_vectors;
+    uint64_t chunk = PLM_PQ_CHUNK_ROWS * (uint64_t)dim * sizeof(float), ids = pq_rows(p) * sizeof(uint32_t);
+    uint64_t place = plm_assigner_bytes(p->num_partitions, dim) +
+                     threads * (chunk + plm_assign_scratch_bytes(p->num_partitions, dim));
+    uint64_t columns = pq_rows(p) * group * dsub * sizeof(float);
+    uint64_t learn = threads * plm_pq_train_bytes((size_t)pq_rows(p), dsub, p->num_bits);
+    uint64_t gather = spilled ? threads * chunk : 0;
+    return ids + 3 * s->codebook + plm_max_u64(place, columns + plm_max_u64(learn, gather));
 }
+
+/* Training beside the rows of the sample. */
+static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group, bool spilled)
+{
+    const struct plm_plan *p = s->plan;
+    uint32_t dim = p->column.dim;
+    uint64_t slices = kept_rows(p) / PLM_SLICE_ROWS + 66, rowids = kept_rows(p) * sizeof(uint64_t);
+    uint64_t sampling = slices * 160 + batch_bytes(s, PLM_SLICE_ROWS);
+    uint64_t ivf = plm_train_bytes(kept_rows(p), dim, p->num_partitions, threads);
+    if (spilled)
+        ivf += plm_train_spill_bytes(dim, threads);
+    uint64_t most = plm_max_u64(sampling, plm_max_u64(ivf, codebook_bytes(s, threads, pq_group, spilled)));
+    return s->fixed + s->centroids + rowids + most + PLM_PROBE_QUERIES * dim * sizeof(float);
+}
+
+/* ---- what fits ------------------------------------------------------------------------------ */
 
 static uint64_t rows_of(uint64_t bytes, uint32_t code_bytes, uint64_t n_live)
 {
     return plm_max_u64(1, plm_min_u64(n_live, bytes / (code_bytes + sizeof(uint64_t))));
 }
 
-/* Shrinks runs, then batches, then threads, until encoding and merging fit. */
-static bool fit_encode(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+static void use_size(const struct shape *s, size_t i, unsigned threads, struct plm_memory_plan *m)
 {
+    m->encode_threads = threads;
+    m->batch_rows = plm_batch_rows(s->source, sizes[i].batch_bytes);
+    m->task_rows = rows_of(sizes[i].task_bytes, s->code_bytes, s->plan->n_live);
+}
+
+/* Encoding, and merging its runs with one thread at least. */
+static uint64_t runs_bytes(const struct shape *s, const struct plm_memory_plan *m)
+{
+    return plm_max_u64(encode_bytes(s, m->encode_threads, m->batch_rows, m->task_rows),
+                       least_merge_bytes(s, m->task_rows));
+}
+
+/* Shrinks batches and runs, then threads, until encoding and merging fit; else what takes least. */
+static uint64_t fit_encode(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+{
+    uint64_t least = UINT64_MAX;
     for (unsigned threads = s->plan->ctx->threads; threads >= 1; threads = threads / 2)
-        for (size_t batch = BATCH_BYTES; batch >= BATCH_BYTES_MIN; batch /= 4)
-            for (uint64_t task = TASK_BYTES; task >= TASK_BYTES_MIN; task /= 2) {
-                m->encode_threads = threads;
-                m->batch_rows = plm_batch_rows(s->source, batch);
-                m->task_rows = rows_of(task, s->code_bytes, s->plan->n_live);
-                if (encode_bytes(s, threads, m->batch_rows, m->task_rows) <= budget)
-                    return true;
+        for (size_t i = 0; i < N_SIZES; i++) {
+            struct plm_memory_plan tried = *m;
+            use_size(s, i, threads, &tried);
+            uint64_t bytes = runs_bytes(s, &tried);
+            if (bytes < least) {
+                *m = tried;
+                least = bytes;
             }
-    return false; /* m holds the smallest settings */
+            if (bytes <= budget) {
+                *m = tried;
+                return bytes;
+            }
+        }
+    return least;
 }
 
 static bool is_on_local_disk(const struct plm_source *source)
@@ -124,10 +216,11 @@ static bool is_on_local_disk(const struct plm_source *source)
     return true;
 }
 
-/* Every group of blocks reads a slice of every run: few groups where a read is a request. */
-static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+/* Every group of blocks reads a slice of every run: few groups where a read is a request. Returns
+ * what merging takes. */
+static uint64_t fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
 {
-    struct plm_layout l = layout_of(s);
+    struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
     bool is_far = s->plan->n_workers > 0 || !is_on_local_disk(s->source);
     uint64_t block = block_bytes(s), want = plm_max_u64(block, is_far ? MERGE_BYTES_FAR : MERGE_BYTES), beside;
 
@@ -141,42 +234,56 @@ static bool fit_merge(const struct shape *s, uint64_t budget, struct plm_memory_
         else
             break;
     }
-    bool fits = beside + block <= budget;
     want = plm_min_u64(want, plm_max_u64(block, plm_layout_end(&l) + block));
-    m->merge_bytes = fits ? plm_min_u64(want, budget - beside) : block;
-    return fits;
+    m->merge_bytes = beside + block <= budget ? plm_min_u64(want, budget - beside) : block;
+    return beside + m->merge_bytes;
 }
 
 /* FLAT on a local disk: rather than spilling a copy of the column, merging reads it again and puts
- * as much of the index together as there is room for. Otherwise 0. */
-static uint64_t gather_bytes(const struct shape *s, uint64_t budget, const struct plm_memory_plan *m)
+ * as much of the index together as there is room for. Otherwise gather_bytes is 0. Returns what merging
+ * takes then, or `merge`. */
+static uint64_t fit_gather(const struct shape *s, uint64_t budget, uint64_t merge, struct plm_memory_plan *m)
 {
     const struct plm_plan *p = s->plan;
-    if (p->quantizer != PLM_FLAT || p->n_workers > 0 || !is_on_local_disk(s->source))
-        return 0;
-    struct plm_layout l = layout_of(s);
+    struct plm_layout l = plm_layout_of(p->n_live, s->code_bytes);
     uint64_t whole = plm_layout_end(&l), block = block_bytes(s);
-    uint64_t beside = beside_blocks(s, 0, m->task_rows, 0);
-    beside += m->encode_threads * (plm_batch_bytes(s->source, m->batch_rows) + 2 * m->task_rows * sizeof(uint32_t));
+    uint64_t beside = beside_blocks(s, 0, m->task_rows, 0) + block + /* the last one is a part of one */
+                      m->encode_threads * (batch_bytes(s, m->batch_rows) + 2 * m->task_rows * sizeof(uint32_t));
     uint64_t room = plm_min_u64(plm_max_u64(GATHER_BYTES, whole / 4), whole); /* more would not be faster */
+
+    m->gather_bytes = 0;
+    if (p->quantizer != PLM_FLAT || p->n_workers > 0 || !is_on_local_disk(s->source))
+        return merge;
     room = budget > beside ? plm_min_u64(budget - beside, room) : 0;
     if (room < block || whole / room >= GATHER_PASSES_MAX)
-        return 0;
-    return room == whole ? whole + block : room; /* the last block is a part of one */
+        return merge;
+    m->gather_bytes = room == whole ? whole + block : room;
+    return beside + room;
 }
 
-static bool fit_train(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
+/* The sample in memory or, failing that, spilled; then fewer sub-vectors at a time, then fewer
+ * threads; else what takes least. Returns the bytes that training takes. */
+static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
 {
     const struct plm_plan *p = s->plan;
     size_t whole = p->num_sub_vectors ? p->num_sub_vectors : 1;
-    m->pq_group = plm_min_size(whole, 16);
-    while (m->pq_group > 1 && train_bytes(s, p->ctx->threads, m->pq_group) > budget)
-        m->pq_group /= 2;
-    uint64_t beside = train_bytes(s, p->ctx->threads, m->pq_group);
-    if (beside > budget)
-        return false;
-    m->sample_bytes = (size_t)plm_min_u64(budget - beside, SIZE_MAX / 2);
-    return true;
+    uint64_t kept = sample_bytes(p), least = UINT64_MAX;
+    unsigned fewest = p->n_workers > 0 ? p->ctx->threads : 1; /* workers train with all they have */
+
+    for (unsigned threads = p->ctx->threads; threads >= fewest; threads /= 2)
+        for (int spilled = 0; spilled <= 1; spilled++)
+            for (size_t group = plm_min_size(whole, 16); group >= 1; group /= 2) {
+                uint64_t bytes = train_bytes(s, threads, group, spilled) + (spilled ? 0 : kept);
+                if (bytes >= least)
+                    continue;
+                least = bytes;
+                m->train_threads = threads;
+                m->pq_group = group;
+                m->sample_bytes = spilled ? 0 : (size_t)plm_min_u64(kept, SIZE_MAX / 2);
+                if (bytes <= budget)
+                    return bytes;
+            }
+    return least;
 }
 
 /* Enough tasks that several workers end at about the same time. Runs are no shorter than
@@ -191,40 +298,56 @@ static uint64_t share_tasks(const struct shape *s, uint64_t task_rows)
     return plm_max_u64(least, plm_min_u64(task_rows, p->n_live / (4 * lanes) + 1));
 }
 
+static struct shape shape_of(const struct plm_source *source, const struct plm_plan *p)
+{
+    struct plm_ctx *ctx = source->ctx;
+    struct shape s = {.source = source, .plan = p, .code_bytes = plm_plan_code_bytes(p)};
+    uint64_t dim = p->column.dim;
+
+    s.is_remote = !plm_store_is_local(source->manifest->store);
+    s.fixed = ctx->memory_base_bytes + atomic_load(&ctx->memory_used) + ctx->threads * STACK_BYTES +
+              (s.is_remote ? GROWTH_BYTES_REMOTE : GROWTH_BYTES) + MARGIN_BYTES;
+    s.centroids = p->num_partitions * dim * plm_max_size(sizeof(float), (size_t)plm_element_bytes(p->column.element));
+    s.codebook = p->quantizer == PLM_PQ ? (dim << p->num_bits) * sizeof(double) : 0;
+    return s;
+}
+
+/* Reading the table's metadata took this much already. */
+static uint64_t opening_bytes(const struct shape *s)
+{
+    const struct plm_ctx *ctx = s->source->ctx;
+    return s->fixed - atomic_load(&ctx->memory_used) + atomic_load(&ctx->memory_peak);
+}
+
+static uint64_t smallest_bytes(const struct shape *s)
+{
+    struct plm_memory_plan least = {0};
+    uint64_t bytes = plm_max_u64(fit_encode(s, 0, &least), fit_train(s, 0, &least));
+    return plm_max_u64(plm_max_u64(bytes, verify_bytes(s)), opening_bytes(s));
+}
+
 enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *p,
                               struct plm_err *err)
 {
-    struct plm_ctx *ctx = source->ctx;
-    struct shape s = {source, p, BASE_BYTES + atomic_load(&ctx->memory_used) + model_bytes(p),
-                      plm_plan_code_bytes(p)};
-    struct plm_memory_plan m = {0};
+    struct shape s = shape_of(source, p);
+    struct plm_memory_plan m = {.smallest_bytes = smallest_bytes(&s)};
     uint64_t budget = p->budget_bytes;
 
-    bool fits = fit_encode(&s, budget, &m);
-    m.task_rows = share_tasks(&s, m.task_rows);
-    fits = fit_merge(&s, budget, &m) && fits;
-    fits = fit_train(&s, budget, &m) && fits;
-    uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
-    uint64_t merge = beside_blocks(&s, m.merge_threads, m.task_rows, m.slice_bytes) + m.merge_bytes;
-    uint64_t train = train_bytes(&s, ctx->threads, m.pq_group);
-    uint64_t kept = plm_min_u64(sample_bytes(p), m.sample_bytes);
-
-    m.gather_bytes = gather_bytes(&s, budget, &m);
-    if (m.gather_bytes)
-        merge = s.fixed + m.gather_bytes;
-    m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), train + kept);
-    struct plm_memory_plan least = {0};
-    (void)fit_encode(&s, 0, &least);
-    m.smallest_bytes = plm_max_u64(encode_bytes(&s, least.encode_threads, least.batch_rows, least.task_rows),
-                                   beside_blocks(&s, 1, least.task_rows, SLICE_BYTES_MIN) + block_bytes(&s));
-    m.smallest_bytes = plm_max_u64(m.smallest_bytes, train_bytes(&s, ctx->threads, 1));
-    p->memory = m;
-    if (!fits) {
-        uint64_t mib = (m.smallest_bytes >> 20) + 1;
+    if (m.smallest_bytes > budget) {
+        uint64_t mib = (m.smallest_bytes + ((uint64_t)1 << 20)) >> 20;
+        p->memory = m;
         return plm_fail(err, PLM_LIMIT,
                         "memory budget of %" PRIu64 " bytes is too small: %" PRIu64
                         " MiB is the smallest that would do for %u partitions of dimension %u",
                         budget, mib, p->num_partitions, p->column.dim);
     }
+    (void)fit_encode(&s, budget, &m);
+    m.task_rows = share_tasks(&s, m.task_rows);
+    uint64_t merge = fit_merge(&s, budget, &m);
+    uint64_t train = fit_train(&s, budget, &m);
+    uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
+    merge = fit_gather(&s, budget, merge, &m);
+    m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), plm_max_u64(train, verify_bytes(&s)));
+    p->memory = m;
     return PLM_OK;
 }

@@ -261,8 +261,11 @@ static enum plm_code make_model(struct plm_job *job, const struct plm_build_opti
 {
     struct plm_sample sample = {0};
     struct plm_trainer *trainer = NULL;
+    unsigned threads = job->ctx->threads;
     enum plm_code rc = PLM_OK;
 
+    /* The budget has room for so many. */
+    job->ctx->threads = (unsigned)plm_min_u64(threads, job->plan.memory.train_threads);
     plm_progress_begin(job->ctx, "train", 0, "rows");
     plm_progress_detail(job->ctx, "sampling");
     PLM_TRY(take_sample(job, &sample, err));
@@ -275,6 +278,7 @@ static enum plm_code make_model(struct plm_job *job, const struct plm_build_opti
     PLM_TRY(draw_probes(job, &sample, err));
     plm_progress_end(job->ctx);
 done:
+    job->ctx->threads = threads;
     plm_trainer_destroy(trainer);
     plm_sample_reset(&sample);
     return rc;

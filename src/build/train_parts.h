@@ -66,6 +66,8 @@ static inline size_t plm_pq_row(size_t i, size_t n_rows, size_t n_sample)
     return (size_t)((__uint128_t)i * n_sample / n_rows);
 }
 
+#define PLM_PQ_CHUNK_ROWS 384 /* looked at together by a thread */
+
 /* The training rows of PQ among rows [first, first + sample->n) of the whole sample. */
 struct plm_pq_part {
     struct plm_job *job;

@@ -8,7 +8,6 @@
 #include "build/train_parts.h"
 #include "cluster/assign.h"
 
-#define CHUNK_ROWS 1024
 #define CHECKPOINT_EVERY_S 5.0
 
 struct gathering {
@@ -49,7 +48,7 @@ static enum plm_code gather_chunk(void *arg, size_t chunk, unsigned worker, stru
 {
     struct gathering *g = arg;
     const struct plm_pq_part *p = g->part;
-    size_t first = chunk * CHUNK_ROWS, n = plm_min_size(CHUNK_ROWS, p->sample->n - first);
+    size_t first = chunk * PLM_PQ_CHUNK_ROWS, n = plm_min_size(PLM_PQ_CHUNK_ROWS, p->sample->n - first);
     float *scratch = NULL;
     const float *rows;
     enum plm_code rc = PLM_OK;
@@ -70,7 +69,7 @@ enum plm_code plm_pq_part_columns(struct plm_pq_part *part, uint32_t first, uint
 {
     struct gathering g = {.part = part, .first = first, .n = n, .columns = columns,
                           .dsub = part->job->plan.column.dim / part->job->plan.num_sub_vectors};
-    return plm_parallel(part->job->ctx, (part->sample->n + CHUNK_ROWS - 1) / CHUNK_ROWS, gather_chunk, &g,
+    return plm_parallel(part->job->ctx, (part->sample->n + PLM_PQ_CHUNK_ROWS - 1) / PLM_PQ_CHUNK_ROWS, gather_chunk, &g,
                         err);
 }
 
@@ -78,7 +77,7 @@ static enum plm_code assign_chunk(void *arg, size_t chunk, unsigned worker, stru
 {
     struct gathering *g = arg;
     struct plm_pq_part *p = g->part;
-    size_t first = chunk * CHUNK_ROWS, n = plm_min_size(CHUNK_ROWS, p->n - first);
+    size_t first = chunk * PLM_PQ_CHUNK_ROWS, n = plm_min_size(PLM_PQ_CHUNK_ROWS, p->n - first);
     struct plm_assign_scratch scratch = {.ctx = p->job->ctx};
     size_t dim = p->sample->dim;
     float *rows = NULL;
@@ -109,7 +108,7 @@ static enum plm_code find_partitions(struct plm_pq_part *part, struct plm_err *e
         return PLM_OK; /* codes are of the vectors themselves */
     PLM_TRY(plm_alloc(part->job->ctx, &part->ids, part->n, sizeof *part->ids, err));
     PLM_TRY(plm_assigner_create(part->job->ctx, m->centroids, m->k, m->dim, PLM_L2, &g.assigner, err));
-    PLM_TRY(plm_parallel(part->job->ctx, (part->n + CHUNK_ROWS - 1) / CHUNK_ROWS, assign_chunk, &g, err));
+    PLM_TRY(plm_parallel(part->job->ctx, (part->n + PLM_PQ_CHUNK_ROWS - 1) / PLM_PQ_CHUNK_ROWS, assign_chunk, &g, err));
 done:
     plm_assigner_destroy(g.assigner);
     return rc;

@@ -13,7 +13,7 @@
 #include "cluster/sample_slices.h"
 #include "simd/simd.h"
 
-#define READ_BYTES ((size_t)4 << 20) /* of one read, roughly */
+#define READ_BYTES ((size_t)4 << 20) /* of one read, at most, roughly */
 
 /* One read: neighbouring slices. */
 struct run {
@@ -31,7 +31,8 @@ struct taking {
     struct run *runs;
     size_t n_runs, first_run;     /* of the window being read */
     struct plm_batch *batches;    /* one per read of a window */
-    size_t window;                /* of reads that are written in order */
+    size_t window, window_max;    /* of reads that are written in order, or on their way */
+    size_t run_slices;            /* slices of a read, at most */
     bool store_rows;
     struct plm_writer *writer;    /* spilling */
     unsigned part;
@@ -51,7 +52,7 @@ static int by_number(const void *a, const void *b)
 /* Slices [first, n) of the list, by number, cut into runs. */
 static enum plm_code cut_runs(struct taking *t, size_t first, size_t n, struct plm_err *err)
 {
-    size_t run_slices = plm_max_size(1, plm_batch_rows(t->source, READ_BYTES) / PLM_SLICE_ROWS);
+    size_t run_slices = t->run_slices;
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_realloc(t->ctx, &t->by_number, n - first, sizeof *t->by_number, err));
@@ -196,6 +197,7 @@ done:
 static enum plm_code read_at_once(struct taking *t, struct plm_err *err)
 {
     struct plm_sample *s = &t->sample;
+    unsigned threads = t->ctx->threads;
     enum plm_code rc = PLM_OK;
     size_t at = 0;
 
@@ -204,7 +206,10 @@ static enum plm_code read_at_once(struct taking *t, struct plm_err *err)
         for (size_t j = 0; j < t->runs[i].n; j++)
             at += t->by_number[t->runs[i].first + j]->keep;
     }
-    PLM_TRY(plm_parallel(t->ctx, t->n_runs, take_run, t, err));
+    t->ctx->threads = (unsigned)plm_min_size(threads, t->window); /* as many as there is memory for */
+    rc = plm_parallel(t->ctx, t->n_runs, take_run, t, err);
+    t->ctx->threads = threads;
+    PLM_TRY(rc);
     for (size_t i = 0; i < t->n_runs; i++) {
         const struct run *run = &t->runs[i];
 
@@ -254,6 +259,18 @@ static enum plm_code read_slices(struct taking *t, size_t first, size_t n, bool 
     PLM_TRY(store_rows && t->writer ? read_in_order(t, err) : read_at_once(t, err));
 done:
     return rc;
+}
+
+/* Reads as large and as many as half of what the budget leaves: called when the sample has its place,
+ * and before the first read. */
+static void size_window(struct taking *t)
+{
+    size_t slice = plm_batch_bytes(t->source, PLM_SLICE_ROWS);
+    uint64_t room = plm_memory_left(t->ctx) / 2;
+
+    t->window = (size_t)plm_max_u64(1, plm_min_u64(t->window_max, room / slice));
+    size_t bytes = (size_t)plm_min_u64(READ_BYTES, room / t->window);
+    t->run_slices = plm_max_size(1, plm_batch_rows(t->source, bytes) / PLM_SLICE_ROWS);
 }
 
 /* ---- where the rows go ------------------------------------------------------------------ */
@@ -330,6 +347,7 @@ static enum plm_code take(struct taking *t, uint64_t n_wanted, size_t max_bytes,
     PLM_TRY(plm_slices_extend(&t->slices, n_slices, err));
     plm_slices_choose(&t->slices, n_wanted, &n_used, &n_rows, &known);
     PLM_TRY(make_room(t, n_rows, max_bytes, spill_store, spill_path, err));
+    size_window(t);
     PLM_TRY(read_slices(t, 0, n_used, true, err));
     t->sample.is_whole = n_used == t->slices.n_all;
     if (t->sample.n < n_rows && !t->sample.is_whole) {
@@ -355,20 +373,20 @@ enum plm_code plm_sample_take(struct plm_source *source, enum plm_metric metric,
 {
     struct plm_ctx *ctx = source->ctx;
     struct taking t = {.ctx = ctx, .source = source, .metric = metric,
-                       .window = 2 * (size_t)ctx->threads,
+                       .window_max = 2 * (size_t)ctx->threads,
                        .sample = {.ctx = ctx, .dim = source->column.dim}};
     enum plm_code rc = PLM_OK;
 
     n_wanted = plm_min_u64(n_wanted, source->n_live);
     plm_slices_init(&t.slices, ctx, source->n_live, seed);
-    PLM_TRY(plm_calloc(ctx, &t.batches, t.window, sizeof *t.batches, err));
+    PLM_TRY(plm_calloc(ctx, &t.batches, t.window_max, sizeof *t.batches, err));
     PLM_TRY(take(&t, n_wanted, max_bytes, spill_store, spill_path, err));
     *out = t.sample;
     t.sample = (struct plm_sample){0};
 done:
     plm_writer_abort(t.writer);
     plm_sample_reset(&t.sample);
-    for (size_t i = 0; t.batches && i < t.window; i++)
+    for (size_t i = 0; t.batches && i < t.window_max; i++)
         plm_batch_reset(&t.batches[i]);
     plm_free(ctx, t.batches);
     plm_free(ctx, t.by_number);
@@ -394,6 +412,7 @@ static enum plm_code take_listed(struct taking *t, size_t max_bytes, struct plm_
         n_rows += s->keep;
     }
     PLM_TRY(make_room(t, n_rows, max_bytes, spill_store, spill_path, err));
+    size_window(t);
     PLM_TRY(read_slices(t, 0, t->slices.n, true, err));
     PLM_TRY(finish_spill(t, err));
 done:
@@ -407,21 +426,21 @@ enum plm_code plm_sample_take_slices(struct plm_source *source, enum plm_metric 
 {
     struct plm_ctx *ctx = source->ctx;
     struct taking t = {.ctx = ctx, .source = source, .metric = metric,
-                       .window = 2 * (size_t)ctx->threads,
+                       .window_max = 2 * (size_t)ctx->threads,
                        .sample = {.ctx = ctx, .dim = source->column.dim}};
     enum plm_code rc = PLM_OK;
 
     plm_slices_init(&t.slices, ctx, source->n_live, 0);
     t.slices.items = slices;
     t.slices.n = n;
-    PLM_TRY(plm_calloc(ctx, &t.batches, t.window, sizeof *t.batches, err));
+    PLM_TRY(plm_calloc(ctx, &t.batches, t.window_max, sizeof *t.batches, err));
     PLM_TRY(take_listed(&t, max_bytes, spill_store, spill_path, err));
     *out = t.sample;
     t.sample = (struct plm_sample){0};
 done:
     plm_writer_abort(t.writer);
     plm_sample_reset(&t.sample);
-    for (size_t i = 0; t.batches && i < t.window; i++)
+    for (size_t i = 0; t.batches && i < t.window_max; i++)
         plm_batch_reset(&t.batches[i]);
     plm_free(ctx, t.batches);
     plm_free(ctx, t.by_number);

@@ -4,7 +4,7 @@
 #include "cluster/shard_impl.h"
 
 #define PROJECTED_MAX 1e18f /* beyond it squares would not be finite */
-#define PROJECT_ROWS (8 * PLM_BLOCK_ROWS) /* of one task: read at once when the sample is spilled */
+#define PROJECT_ROWS PLM_PROJECT_ROWS
 
 enum plm_code plm_shard_create(struct plm_ctx *ctx, const struct plm_sample *sample, size_t first,
                                struct plm_shard **out, struct plm_err *err)

@@ -2,9 +2,9 @@
 #include "cluster/assign.h"
 #include "cluster/shard_impl.h"
 
-#define TASK_ROWS (10 * PLM_BLOCK_ROWS)
+#define TASK_ROWS PLM_PASS_ROWS
 #define CHUNK_ROWS ((size_t)1 << 16)    /* in memory: only ids and distances are kept */
-#define CHUNK_BYTES ((size_t)32 << 20)  /* rows read back from a spilled sample at a time */
+#define CHUNK_BYTES ((size_t)32 << 20)  /* rows read back from a spilled sample at a time, at most */
 
 /* ---- sums ------------------------------------------------------------------------------------- */
 
@@ -221,12 +221,17 @@ done:
     return rc;
 }
 
-static size_t chunk_rows_of(const struct plm_shard *s)
+static size_t chunk_rows_of(const struct plm_shard *s, size_t n_points)
 {
     size_t rows = CHUNK_ROWS;
 
-    if (!s->sample->rows)
-        rows = plm_max_size(TASK_ROWS, CHUNK_BYTES / (s->dim * sizeof(float)) / TASK_ROWS * TASK_ROWS);
+    if (!s->sample->rows) { /* half of what the sums, which come later, leave */
+        size_t row_bytes = s->dim * sizeof(float), sums = n_points * (s->dim * sizeof(double) + 16);
+        uint64_t left = plm_memory_left(s->ctx);
+        size_t room = left > sums ? (size_t)plm_min_u64(CHUNK_BYTES, (left - sums) / 2) : 0;
+
+        rows = plm_max_size(TASK_ROWS, room / row_bytes / TASK_ROWS * TASK_ROWS);
+    }
     return plm_max_size(1, plm_min_size(rows, s->n));
 }
 
@@ -258,7 +263,7 @@ static enum plm_code prepare_chunks(struct pass *p, struct plm_err *err)
     struct plm_shard *s = p->shard;
     enum plm_code rc = PLM_OK;
 
-    p->chunk_rows = chunk_rows_of(s);
+    p->chunk_rows = chunk_rows_of(s, p->step->head.n_points);
     if (!s->sample->rows)
         PLM_TRY(plm_alloc(s->ctx, &p->room, p->chunk_rows * s->dim, sizeof *p->room, err));
     PLM_TRY(plm_alloc(s->ctx, &p->ids, p->chunk_rows, sizeof *p->ids, err));

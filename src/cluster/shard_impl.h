@@ -5,6 +5,9 @@
 #include "cluster/train_math.h"
 
 
+#define PLM_PROJECT_ROWS (8 * PLM_BLOCK_ROWS) /* of one task: read at once when the sample is spilled */
+#define PLM_PASS_ROWS (10 * PLM_BLOCK_ROWS)   /* of one task of a pass in full dimension */
+
 struct plm_shard {
     struct plm_ctx *ctx;
     const struct plm_kernels *kernels;

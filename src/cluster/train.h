@@ -85,5 +85,7 @@ plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample, struct plm
                 plm_checkpoint_fn *checkpoint, void *arg, struct plm_err *err);
 /* Memory training needs on one machine beyond the sample itself. */
 size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads);
+/* And what comes on top of that when the sample is spilled. */
+size_t plm_train_spill_bytes(size_t dim, unsigned threads);
 
 #endif

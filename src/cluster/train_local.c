@@ -1,5 +1,6 @@
 /* train_local.c - training on one machine, and the memory it takes. */
 #include "cluster/assign.h"
+#include "cluster/shard_impl.h"
 #include "cluster/train_math.h"
 
 enum plm_code plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample,
@@ -37,7 +38,7 @@ size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
     size_t r = dim < 96 ? dim : dim <= 256 ? 64 : 128;
     size_t fetched = plm_min_size(n_sample, PLM_FETCH_ROWS);
     r = fetched < 4 * r ? dim : r; /* as the trainer decides */
-    size_t chunk = (size_t)64 << 20; /* ids and distances of a chunk, or its rows when spilled */
+    size_t chunk = ((size_t)1 << 20) + k * 16; /* ids and distances of one */
     size_t basis = fetched * dim * 4 * sizeof(float) + dim * r * 4 * sizeof(float);
     size_t projected = n_sample * (r * sizeof(float) + 28) + dim * r * 2 * sizeof(float);
     size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96) +
@@ -50,5 +51,15 @@ size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
                    threads * plm_assign_scratch_bytes(k, dim) + k * 16 +
                    (dim < 96 ? 0 : projected + head);
 
+    lloyd += centroids; /* or a checkpoint */
     return plm_max_size(basis, plm_max_size(grow, lloyd)) + scratch + chunk;
+}
+
+/* Rows read back: of a projection's tasks, or a chunk (shard_full.c, whose chunks grow with what the
+ * budget leaves). */
+size_t plm_train_spill_bytes(size_t dim, unsigned threads)
+{
+    size_t row_bytes = dim * sizeof(float);
+
+    return plm_max_size(threads * PLM_PROJECT_ROWS, PLM_PASS_ROWS) * row_bytes + 65536;
 }

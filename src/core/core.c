@@ -158,9 +158,7 @@ enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_c
 
     struct plm_ctx *ctx = calloc(1, sizeof *ctx);
     pthread_mutex_t *lock = calloc(1, sizeof *lock);
-    if (!ctx || !lock || plm_spares_create(ctx, err) != PLM_OK || pthread_mutex_init(lock, NULL) != 0) {
-        if (ctx)
-            plm_spares_destroy(ctx);
+    if (!ctx || !lock || pthread_mutex_init(lock, NULL) != 0) {
         free(ctx);
         free(lock);
         return plm_fail(err, PLM_NOMEM, "context: out of memory");
@@ -170,6 +168,12 @@ enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_c
     ctx->memory_budget_bytes = o.memory_budget_bytes ? o.memory_budget_bytes : plm_memory_limit("") / 2;
     if (o.budget_is_of_process)
         ctx->memory_base_bytes = plm_resident_bytes();
+    if (plm_spares_create(ctx, err) != PLM_OK) {
+        pthread_mutex_destroy(lock);
+        free(ctx);
+        free(lock);
+        return PLM_NOMEM;
+    }
     ctx->kernels = kernels;
     ctx->progress = o.progress;
     ctx->warn = o.warn;

@@ -18,7 +18,7 @@
 #define MAP_BYTES ((size_t)128 << 10) /* blocks from this size on are mapped */
 #define HUGE_BYTES ((size_t)4 << 20) /* and may have large pages */
 #define SPARE_BLOCKS 16              /* mappings kept for the next one that wants as much */
-#define SPARE_BYTES_MAX ((uint64_t)64 << 20)
+#define SPARE_BYTES_MAX ((uint64_t)64 << 20) /* and an eighth of the budget */
 
 struct header {
     size_t charged_bytes;
@@ -76,7 +76,7 @@ uint64_t plm_memory_left(const struct plm_ctx *ctx)
 
 struct plm_spares {
     pthread_mutex_t lock;
-    uint64_t bytes;
+    uint64_t bytes, bytes_max;
     size_t n;
     void *blocks[SPARE_BLOCKS]; /* oldest first */
     size_t sizes[SPARE_BLOCKS];
@@ -90,6 +90,7 @@ enum plm_code plm_spares_create(struct plm_ctx *ctx, struct plm_err *err)
         free(spares);
         return plm_fail(err, PLM_NOMEM, "context: out of memory");
     }
+    spares->bytes_max = plm_min_u64(SPARE_BYTES_MAX, ctx->memory_budget_bytes / 8);
     ctx->spares = spares;
     return PLM_OK;
 }
@@ -132,11 +133,11 @@ static void put_spare(struct plm_ctx *ctx, void *block, size_t total)
     struct plm_spares *s = ctx->spares;
     bool is_kept = false;
 
-    if (s && total <= SPARE_BYTES_MAX) {
+    if (s && total <= s->bytes_max) {
         uint64_t taken = atomic_load(&ctx->memory_used) + ctx->memory_base_bytes;
 
         pthread_mutex_lock(&s->lock);
-        while (s->n > 0 && (s->n == SPARE_BLOCKS || s->bytes + total > SPARE_BYTES_MAX))
+        while (s->n > 0 && (s->n == SPARE_BLOCKS || s->bytes + total > s->bytes_max))
             drop_oldest(s);
         /* What is charged and this block are within the budget, as it is charged still. */
         is_kept = taken <= ctx->memory_budget_bytes && s->bytes <= ctx->memory_budget_bytes - taken;
