@@ -237,8 +237,9 @@ done:
     return rc;
 }
 
-/* u64 {blocks to write, segment, k}, u32 lengths [k], u64 length of the token, token. No blocks: the
- * segment is merged already. */
+/* u64 {blocks to write, segment, k}, u32 lengths [k], u64 length of the token, token, u64 number of
+ * hashes, u64 hashes of the blocks that an earlier driver's merge wrote. No blocks: the segment is
+ * merged already. */
 static enum plm_code put_merge(struct plm_dist *d, uint64_t blocks, const char *token,
                                struct plm_buf *answer, struct plm_err *err)
 {
@@ -251,6 +252,10 @@ static enum plm_code put_merge(struct plm_dist *d, uint64_t blocks, const char *
     PLM_TRY(plm_buf_add(answer, plm_merge_lengths(d->merge), d->job.model.k * sizeof(uint32_t), err));
     PLM_TRY(plm_put_u64(answer, strlen(token), err));
     PLM_TRY(plm_buf_add(answer, token, strlen(token), err));
+    const uint64_t *known = blocks ? plm_merge_known(d->merge) : NULL;
+    PLM_TRY(plm_put_u64(answer, known ? blocks : 0, err));
+    if (known)
+        PLM_TRY(plm_buf_add(answer, known, (size_t)blocks * sizeof *known, err));
 done:
     return rc;
 }
@@ -283,6 +288,8 @@ done:
 struct merge_opened {
     uint64_t blocks, segment, k;
     const uint8_t *lengths; /* [k] u32, not aligned */
+    uint64_t n_known;       /* 0 or blocks */
+    const uint8_t *known;   /* [n_known] u64, not aligned */
     char token[TOKEN_MAX + 1];
 };
 
@@ -307,6 +314,11 @@ static enum plm_code read_opened(const struct plm_dist *d, struct plm_view messa
         return plm_fail(err, PLM_CORRUPT, "message: a token of %" PRIu64 " bytes", n);
     PLM_TRY(plm_reader_copy(&r, out->token, (size_t)n, err));
     out->token[n] = '\0';
+    PLM_TRY(plm_reader_copy(&r, &out->n_known, sizeof out->n_known, err));
+    if (out->n_known != 0 && out->n_known != out->blocks)
+        return plm_fail(err, PLM_CORRUPT, "message: %" PRIu64 " hashes of %" PRIu64 " blocks", out->n_known,
+                        out->blocks);
+    PLM_TRY(plm_reader_take(&r, (size_t)out->n_known, sizeof(uint64_t), &out->known, err));
     PLM_TRY(plm_reader_end(&r, err));
 done:
     return rc;
@@ -328,10 +340,22 @@ static enum plm_code join_merge(struct plm_dist *d, uint64_t segment, struct plm
         PLM_TRY(need_merge(d, segment, err));
     }
     PLM_TRY(plm_merge_join(d->merge, opened.token, err));
+    if (opened.n_known)
+        PLM_TRY(plm_merge_know(d->merge, opened.known, opened.n_known, err));
     PLM_TRY(plm_strdup(d->ctx, opened.token, &d->merge_token, err));
 done:
     if (rc != PLM_OK)
         close_merge(d);
+    return rc;
+}
+
+/* An upload that is gone, or lacks a part, is not carried on: the next merge_open begins another. */
+static enum plm_code forget_lost(struct plm_dist *d, uint64_t segment, enum plm_code rc)
+{
+    struct plm_err why = {0};
+    bool is_lost = rc == PLM_NOT_FOUND || rc == PLM_CORRUPT;
+    if (is_lost && plm_merge_forget(&d->job, (size_t)segment, &why) != PLM_OK)
+        plm_warn(d->ctx, "segment %" PRIu64 ": %s", segment, why.message);
     return rc;
 }
 
@@ -347,7 +371,7 @@ static enum plm_code call_merge_blocks(struct plm_dist *d, const struct plm_dist
         return plm_fail(err, PLM_ARG, "merge_blocks: %" PRIu64 " to %" PRIu64 " of %" PRIu64, first, end,
                         plm_merge_blocks(d->merge));
     plm_progress_begin(d->ctx, "merge", 0, "bytes");
-    PLM_TRY(plm_merge_write(d->merge, first, end, err));
+    PLM_TRY(forget_lost(d, args->numbers[0], plm_merge_write(d->merge, first, end, err)));
 done:
     return rc;
 }
@@ -365,7 +389,7 @@ static enum plm_code call_merge_finish(struct plm_dist *d, const struct plm_dist
     if (is_done)
         goto done;
     PLM_TRY(join_merge(d, args->numbers[0], args->messages[0], err));
-    PLM_TRY(plm_merge_finish(d->merge, err));
+    PLM_TRY(forget_lost(d, args->numbers[0], plm_merge_finish(d->merge, err)));
 done:
     close_merge(d);
     return rc;

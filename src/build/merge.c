@@ -72,6 +72,7 @@ void plm_merge_close(struct plm_merge *m)
         plm_run_close(&m->runs[r]);
     plm_merge_group_reset(m);
     plm_free(ctx, m->done);
+    plm_file_close(m->written);
     plm_free(ctx, m->runs);
     plm_free(ctx, m->starts);
     plm_free(ctx, m->lengths);
@@ -127,6 +128,7 @@ static enum plm_code open_writer(struct plm_merge *m, const char *token, char **
     char *dir = NULL, *path = NULL;
     enum plm_code rc = PLM_OK;
 
+    m->tail.len = 0;
     PLM_TRY(plm_index_aux_tail(&job->model, &m->layout, m->lengths, job->plan.file_major,
                                job->plan.file_minor, &m->tail, err));
     PLM_TRY(plm_segment_made_dir(job, m->segment, &dir, err));
@@ -134,15 +136,69 @@ static enum plm_code open_writer(struct plm_merge *m, const char *token, char **
     PLM_TRY(plm_writer_open(job->root, path, plm_layout_end(&m->layout) + m->tail.len, token, token_out,
                             &m->writer, err));
     m->is_shared = token || token_out;
+    if (m->is_shared) {
+        const char *name = token ? token : *token_out;
+        m->token_xxh3 = plm_xxh3(name, strlen(name));
+    }
 done:
     plm_free(job->ctx, dir);
     plm_free(job->ctx, path);
     return rc;
 }
 
+/* What an earlier driver began, or one beside this one. */
+static enum plm_code carry_on(struct plm_merge *m, char **token, struct plm_err *err)
+{
+    char *found = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_merge_token_load(m, &found, err));
+    PLM_TRY(open_writer(m, found, NULL, err));
+    PLM_TRY(plm_merge_marks_load(m, err));
+    *token = found;
+    found = NULL;
+done:
+    plm_free(m->job->ctx, found);
+    return rc;
+}
+
+static enum plm_code begin_shared(struct plm_merge *m, char **token, struct plm_err *err)
+{
+    char *fresh = NULL;
+    enum plm_code rc = PLM_OK;
+
+    if (m->writer) /* of what cannot be carried on */
+        plm_writer_detach(m->writer);
+    m->writer = NULL;
+    plm_free(m->job->ctx, m->done);
+    m->done = NULL;
+    PLM_TRY(plm_merge_forget(m->job, m->segment, err));
+    PLM_TRY(open_writer(m, NULL, &fresh, err));
+    rc = plm_merge_token_save(m, fresh, err);
+    if (rc == PLM_CONFLICT || rc == PLM_RETRY) {
+        plm_writer_abort(m->writer);
+        m->writer = NULL;
+        rc = carry_on(m, token, err);
+    } else if (rc == PLM_OK) {
+        *token = fresh;
+        fresh = NULL;
+    }
+done:
+    plm_free(m->job->ctx, fresh);
+    return rc;
+}
+
 enum plm_code plm_merge_begin(struct plm_merge *m, char **token, struct plm_err *err)
 {
-    return open_writer(m, NULL, token, err);
+    struct plm_err why = {0};
+    if (!token)
+        return open_writer(m, NULL, NULL, err);
+    enum plm_code rc = carry_on(m, token, &why);
+    if (rc == PLM_NOT_FOUND || rc == PLM_CORRUPT || rc == PLM_ARG)
+        return begin_shared(m, token, err);
+    if (rc != PLM_OK && err)
+        *err = why;
+    return rc;
 }
 
 enum plm_code plm_merge_join(struct plm_merge *m, const char *token, struct plm_err *err)

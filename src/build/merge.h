@@ -27,11 +27,20 @@ const uint32_t *plm_merge_lengths(const struct plm_merge *merge); /* [k] rows of
 PLM_MUST_CHECK enum plm_code
 plm_merge_is_done(struct plm_job *job, size_t segment, bool *yes, struct plm_err *err);
 
-/* Starts auxiliary.idx. token (may be NULL; plm_free) names it for other processes. */
+/* Starts auxiliary.idx. token (may be NULL; plm_free) names it for other processes. With a token
+ * it carries on what an earlier driver began, if that is still there. */
 PLM_MUST_CHECK enum plm_code
 plm_merge_begin(struct plm_merge *merge, char **token, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code
 plm_merge_join(struct plm_merge *merge, const char *token, struct plm_err *err);
+/* Blocks that an earlier driver's merge has written, by hash: [blocks], 0 = not known; NULL = none.
+ * They are left as they are (local: if they are as they were). know: for one that joins; unaligned. */
+const uint64_t *plm_merge_known(const struct plm_merge *merge);
+PLM_MUST_CHECK enum plm_code
+plm_merge_know(struct plm_merge *merge, const uint8_t *hashes, uint64_t n, struct plm_err *err);
+/* The next begin starts anew: for an upload that is gone. */
+PLM_MUST_CHECK enum plm_code
+plm_merge_forget(struct plm_job *job, size_t segment, struct plm_err *err);
 /* Writes blocks [first, end). */
 PLM_MUST_CHECK enum plm_code
 plm_merge_write(struct plm_merge *merge, uint64_t first, uint64_t end, struct plm_err *err);

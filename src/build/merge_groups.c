@@ -17,6 +17,7 @@ void plm_merge_group_reset(struct plm_merge *m)
     }
     plm_free(ctx, g->threads);
     plm_free(ctx, g->before);
+    plm_free(ctx, g->hashes);
     plm_free(ctx, g->out);
     plm_free(ctx, g);
     m->group = NULL;
@@ -51,6 +52,7 @@ static enum plm_code open_group(struct plm_merge *m, struct plm_err *err)
     PLM_TRY(plm_calloc(ctx, &g->threads, g->n_threads, sizeof *g->threads, err));
     for (unsigned i = 0; i < g->n_threads; i++)
         PLM_TRY(open_thread(m, &g->threads[i], err));
+    PLM_TRY(plm_alloc(ctx, &g->hashes, (size_t)m->layout.n_blocks, sizeof *g->hashes, err));
     PLM_TRY(plm_calloc(ctx, &g->before, plm_max_size(1, m->n_runs) * m->k, sizeof(uint32_t), err));
     for (size_t r = 1; r < m->n_runs; r++)
         for (uint32_t p_at = 0; p_at < m->k; p_at++)
@@ -124,6 +126,8 @@ static enum plm_code write_block(void *arg, size_t i, unsigned worker, struct pl
     enum plm_code rc = plm_writer_write(m->writer, (unsigned)number + 1, at, out, bytes, err);
     if (rc == PLM_OK)
         plm_progress_add(m->job->ctx, end - at);
+    if (m->is_shared)
+        m->group->hashes[number] = plm_xxh3(out, bytes);
     return rc;
 }
 
@@ -172,6 +176,8 @@ static enum plm_code merge_group(struct plm_merge *m, uint64_t first, uint64_t e
     PLM_TRY(make_room(m, (size_t)(end_at - g->at), err));
     PLM_TRY(plm_parallel(m->job->ctx, m->n_runs, fill, m, err));
     PLM_TRY(plm_parallel(m->job->ctx, (size_t)(end - first), write_block, m, err));
+    if (m->is_shared)
+        PLM_TRY(plm_merge_mark(m, first, end - first, g->hashes + first, err));
 done:
     return rc;
 }
@@ -190,8 +196,14 @@ enum plm_code plm_merge_groups(struct plm_merge *m, uint64_t first, uint64_t end
     if (!m->group)
         PLM_TRY(open_group(m, err));
     ctx->threads = m->group->n_threads;
-    for (uint64_t at = first; at < end; at += step)
-        PLM_TRY(merge_group(m, at, plm_min_u64(end, at + step), err));
+    for (uint64_t at = first, to; at < end; at = to) {
+        bool is_written = false;
+        PLM_TRY(plm_merge_is_written(m, at, &is_written, err));
+        for (to = at + 1; !is_written && to < end && to - at < step && !(m->done && m->done[to]);)
+            to++;
+        if (!is_written)
+            PLM_TRY(merge_group(m, at, to, err));
+    }
 done:
     ctx->threads = threads;
     return rc;

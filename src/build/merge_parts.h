@@ -4,6 +4,7 @@
  * merge_groups.c   blocks put together a group at a time, and written
  * merge_runs.c     a group's rows from runs that carry codes
  * merge_gather.c   a group's rows from the table; runs say which and where
+ * merge_marks.c    what tells the next driver how far a shared merge came
  */
 #ifndef PLM_MERGE_PARTS_H
 #define PLM_MERGE_PARTS_H
@@ -26,6 +27,8 @@ struct plm_merge {
     bool transposed;
     struct plm_merge_group *group; /* NULL until it is needed */
     uint64_t *done;       /* [block] hash of what an earlier process wrote; 0: not known. NULL: none */
+    uint64_t token_xxh3;  /* of the upload: marks of others do not count */
+    struct plm_file *written; /* auxiliary.idx, to read such blocks back */
 };
 
 /* What one thread needs. */
@@ -40,6 +43,7 @@ struct plm_merge_group {
     uint32_t *before; /* [run][k] rows of the partition that earlier runs have */
     uint8_t *out;     /* the blocks as they lie in the file from offset `at` on */
     size_t out_cap, slice_bytes;
+    uint64_t *hashes; /* shared: [block] of what was written */
     struct plm_merge_thread *threads;
     unsigned n_threads;
     uint64_t block, end_block, first, end, at;
@@ -59,5 +63,19 @@ plm_task_fn plm_merge_take_run, plm_merge_gather_run;
 PLM_MUST_CHECK enum plm_code
 plm_merge_groups(struct plm_merge *m, uint64_t first, uint64_t end, struct plm_err *err);
 void plm_merge_group_reset(struct plm_merge *m);
+
+/* PLM_NOT_FOUND: nobody has begun. */
+PLM_MUST_CHECK enum plm_code
+plm_merge_token_load(struct plm_merge *m, char **token, struct plm_err *err);
+/* PLM_CONFLICT, PLM_RETRY: another process may have been first; load it. */
+PLM_MUST_CHECK enum plm_code
+plm_merge_token_save(struct plm_merge *m, const char *token, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_merge_mark(struct plm_merge *m, uint64_t first, uint64_t n, const uint64_t *hashes,
+               struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_merge_marks_load(struct plm_merge *m, struct plm_err *err);
+/* Does the block need no second writing? */
+PLM_MUST_CHECK enum plm_code
+plm_merge_is_written(struct plm_merge *m, uint64_t block, bool *yes, struct plm_err *err);
 
 #endif

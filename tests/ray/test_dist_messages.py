@@ -2,6 +2,7 @@
 import json
 import random
 import struct
+from pathlib import Path
 
 import pytest
 from ray_helpers import index_bytes
@@ -71,14 +72,20 @@ class Handles:
 
     def build(self):
         self.train()
-        self.drive("encode_begin")
-        for task in reversed(range(len(self.facts["tasks"]))):
-            self.drive("encoded", messages=(self.work(task, "encode", task),))
-        self.drive("encode_end")
+        self.encode()
         opened = self.work(1, "merge_open", 0)
         for block in reversed(range(u64(opened[8:16])[0])):
             self.work(block, "merge_blocks", 0, block, block + 1, messages=(opened,))
             self.work(block + 1, "merge_blocks", 0, block, block + 1, messages=(opened,))  # a twin
+        self.finish_merge(opened)
+
+    def encode(self):
+        self.drive("encode_begin")
+        for task in reversed(range(len(self.facts["tasks"]))):
+            self.drive("encoded", messages=(self.work(task, "encode", task),))
+        self.drive("encode_end")
+
+    def finish_merge(self, opened):
         self.work(2, "merge_finish", 0, messages=(opened,))
         self.drive("merged", 0, messages=(opened,))
         for i in range(u64(self.drive("verify_begin", 1))[0]):
@@ -101,6 +108,40 @@ def test_same_bytes(table, threads_engine, tmp_path, index_type):
     handles.close()
     assert index_bytes(path) == threads_engine("small", index_type, "--num-partitions", 8)
     assert report["quality"]["checked_rows"] == 39_999 and report["quality"]["misfiled"] == 0
+
+
+@pytest.mark.parametrize("loss", ["nothing", "bytes", "file", "token"])
+def test_killed_driver_leaves_merged_blocks(table, threads_engine, tmp_path, loss):
+    """The next driver writes only what is missing, and looks whether the rest is what it was."""
+    path = table()
+    first = Handles(path, "IVF_FLAT", tmp_path)
+    first.train()
+    first.encode()
+    opened = first.work(1, "merge_open", 0)
+    blocks = u64(opened[8:16])[0]
+    first.work(1, "merge_blocks", 0, 0, blocks, messages=(opened,))
+    first.close()
+    (file,) = Path(path).glob("_pilum/*/*/auxiliary.idx")
+    if loss == "bytes":
+        with file.open("r+b") as f:
+            f.seek(5_000)
+            f.write(b"lost")
+    elif loss == "file":
+        file.unlink()
+    elif loss == "token":
+        (token,) = Path(path).glob("_pilum/*/merging-0")
+        token.unlink()
+    second = Handles(path, "IVF_FLAT", tmp_path)
+    second.encode()
+    opened = second.work(2, "merge_open", 0)
+    before = u64(second.work(0, "usage"))[1]
+    second.work(0, "merge_blocks", 0, 0, blocks, messages=(opened,))
+    written = u64(second.work(0, "usage"))[1] - before
+    assert (written == 0) == (loss == "nothing"), written
+    second.finish_merge(opened)
+    second.drive("finish")
+    second.close()
+    assert index_bytes(path) == threads_engine("small", "IVF_FLAT", "--num-partitions", 8)
 
 
 def damaged(message, rng):
