@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,8 +64,10 @@ def setting():
     import lance
 
     kernels = json.loads(subprocess.run([bench_tools.PILUM, "version", "--json"], capture_output=True, text=True, check=True).stdout)
+    sources = ("src", "include", "CMakeLists.txt")  # results stay good when only a page was changed
+    commit = git("log", "-1", "--format=%h", "--", *sources) + ("+" if git("status", "--porcelain", "-uno", "--", *sources) else "")
     return {"cpu": cpu_model(), "cores": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "kernels": kernels["kernels"], "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
+            "kernels": kernels["kernels"], "commit": commit,
             "pylance": lance.__version__, "faiss": faiss.__version__}
 
 
@@ -259,6 +262,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended, too
     WORK.mkdir(parents=True, exist_ok=True)
     if args.fresh:
         RESULTS.unlink(missing_ok=True)
@@ -278,8 +282,8 @@ def main():
         lines = [line for line in session.done.values() if line["case"] in names]
         print_table(lines)
         print_bars(bars_of(lines))
-    if args.report:
-        subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
+        if args.report:
+            subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
 
 
 if __name__ == "__main__":
