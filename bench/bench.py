@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "bench"
 RESULTS = WORK / "results.jsonl"
 # Benchmarks of parts, with their arguments; every line of JSON that they print is kept.
-PROGRAMS = {"kernel_bench.py": ("--runs", "3"), "train_peers.py": ()}
+PROGRAMS = {"kernel_bench.py": ("--runs", "3"), "train_bench.py": ()}
 PROGRAM_SECONDS = 900
 
 

@@ -1,5 +1,4 @@
 """The bars that pilum is to clear, and where it stands: one row each, from the lines of results.jsonl."""
-import re
 import statistics
 
 import bench_quality
@@ -43,47 +42,37 @@ def build_bar(lines, kind, least, aim, tool="pylance"):
 # ---- parts, from the programs that measure them ------------------------------------------------------
 
 
-PARTS = [  # (what their lines' "bench" begins with, work, against, least, aim, key of what is to be small)
-    (r"ivf .*128116 x 2048, K 1000", "IVF training, 128,116 x 2,048, K 1,000", "faiss.Kmeans, 10 iterations", 12, 20, "loss"),
-    (r"pq .*M 128", "PQ training, M 128", "faiss ProductQuantizer.train, 25 iterations", 4, 8, "error"),
-    (r"assign low_rank 128116 x 2048, K 1000", "exact assignment, 128,116 x 2,048, K 1,000", "faiss IndexFlatL2.search", 5, 8, "wrong"),
-    (r"assign isotropic 50000 x 768, K 1000", "exact assignment, Gaussian 50,000 x 768, K 1,000", "faiss IndexFlatL2.search", 1.5, 3,
-     "wrong"),
-    (r"encode .*M 128", "PQ encoding, M 128", "faiss compute_codes", 4, 10, "wrong"),
+PARTS = [  # (name of a bar that a program prints, or what the "bench" of its runs begins with; work, against, least, aim)
+    ("ivf_train", "IVF training, 128,116 x 2,048, K 1,000", "faiss.Kmeans, 10 iterations", 12, 20),
+    ("pq_train", "PQ training, M 128", "faiss ProductQuantizer.train, 25 iterations", 4, 8),
+    ("assign low_rank 128116 x 2048, K 1000", "exact assignment, 128,116 x 2,048, K 1,000", "faiss IndexFlatL2.search", 5, 8),
+    ("assign isotropic 50000 x 768, K 1000", "exact assignment, Gaussian 50,000 x 768, K 1,000", "faiss IndexFlatL2.search", 1.5, 3),
+    ("encode 128116 x 2048, M 128", "PQ encoding, M 128", "faiss compute_codes", 4, 10),
 ]
-LOSS_SLACK = 1.01
 
 
-def records_of(lines, pattern, who):
-    """Lines of the programs about one piece of work; who: what their "by" begins with."""
-    return [record for line in lines for record in line.get("records", [])
-            if re.match(pattern, record.get("bench", "")) and record.get("by", "").startswith(who) and "seconds" in record]
-
-
-def part_quality(mine, peers, key):
-    """(what is said, whether it is good enough)."""
-    if key == "wrong":
-        wrong = sum(record.get("wrong") or 0 for record in mine)
-        differ = max((record.get("differ") or 0 for record in mine), default=0)
-        return f"{wrong} wrong answers, {differ} other than the peer's", wrong == 0
-    ours, theirs = ([record[key] for record in records if key in record] for records in (mine, peers))
-    if not ours or not theirs:
-        return None, True
-    share = statistics.median(ours) / statistics.median(theirs)
-    return f"{key} {share - 1:+.1%} of the peer's", share <= LOSS_SLACK
+def medians_of(records, name, who):
+    """{by: median seconds} of the runs of a piece of work; who: what their "by" begins with."""
+    found = {}
+    for record in records:
+        if record.get("bench") == name and record.get("by", "").startswith(who) and "seconds" in record:
+            found.setdefault(record["by"], []).append(record["seconds"])
+    return {by: statistics.median(seconds) for by, seconds in found.items()}
 
 
 def part_bars(lines):
+    records = [record for line in lines for record in line.get("records", [])]
     found = []
-    for pattern, work, against, least, aim, key in PARTS:
-        peers = records_of(lines, pattern, "faiss")
-        tables = {}
-        for record in records_of(lines, pattern, "pilum"):
-            tables.setdefault(record["by"], []).append(record)
-        mine = min(tables.values(), key=lambda runs: statistics.median(run["seconds"] for run in runs), default=[])
-        quality, good = part_quality(mine, peers, key)
-        found.append(bar(work, against, least, aim, *(statistics.median(run["seconds"] for run in runs) if runs else None
-                                                      for runs in (mine, peers)), quality if mine else None, good))
+    for name, work, against, least, aim in PARTS:
+        told = next((record for record in records if record.get("bar") == name), None)
+        if told:
+            found.append(bar(work, against, least, aim, told["seconds"], told["peer_seconds"], told.get("quality"), told.get("good", True)))
+            continue
+        mine, peers = medians_of(records, name, "pilum"), medians_of(records, name, "faiss")
+        runs = [record for record in records if record.get("bench") == name and record.get("by", "").startswith("pilum")]
+        wrong, differ = (sum(run.get(key) or 0 for run in runs) for key in ("wrong", "differ"))
+        found.append(bar(work, against, least, aim, min(mine.values(), default=None), min(peers.values(), default=None),
+                         f"{wrong} wrong answers, {differ} other than the peer's" if runs else None, wrong == 0))
     return found
 
 

@@ -77,7 +77,7 @@ def chosen(args):
     if args.rows:
         shape = Shape(args.data, args.rows, 384 if args.data == "real" else args.dim, args.fragments, args.payload, raw="faiss" in args.tools)
         partitions = args.partitions or max(1, round(args.rows**0.5))
-        return [Case("custom", f"{shape.rows:,} x {shape.dim}", shape, partitions, args.sub_vectors or max(1, shape.dim // 16),
+        return [Case(f"custom-{shape.name}-k{partitions}", f"{shape.rows:,} x {shape.dim}", shape, partitions, args.sub_vectors or max(1, shape.dim // 16),
                      types=tuple(args.types or TYPES), runs={tool: args.runs for tool in args.tools}, verify=args.verify,
                      budget=args.budget_mib * MIB, timeout=args.timeout, quality=True)]
     if args.quick:

@@ -153,8 +153,11 @@ def parts_text(lines):
     """What is built of the kernels, beside the peers' programs for the same."""
     groups = {}
     for record in records_of(lines):
-        if "by" in record and "seconds" in record:
+        if "seconds" in record and "by" in record:
             groups.setdefault((record["bench"], record["by"]), []).append(record)
+        elif "seconds" in record and "part" in record:
+            number_of = f"K {record['k']}" if "k" in record else f"M {record['m']}"
+            groups.setdefault((f"{record['part']} {record['rows']} x {record['dim']}, {number_of}", record["tool"]), []).append(record)
     rows = []
     for (bench, by), runs in groups.items():
         seconds = [run["seconds"] for run in runs]
@@ -290,7 +293,7 @@ def main():
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench" / "results.jsonl")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     args = parser.parse_args()
-    lines = [line for line in read_lines(args.results) if line["case"] not in ("quick", "custom")]
+    lines = [line for line in read_lines(args.results) if line["case"] != "quick" and not line["case"].startswith("custom")]
     nothing = "No results yet: `make bench` makes them."
     words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans")} | {"failures": "", "parts": ""}
     if lines:

@@ -143,7 +143,7 @@ def load(args):
     if args.rows_file:
         return args.rows_file, np.ascontiguousarray(np.load(args.rows_file), dtype=np.float32)
     shape = bench_data.Shape("latent", args.rows, args.dim, 8, raw=True)
-    made = bench_data.make(shape, WORK)
+    made = bench_data.make(shape, WORK / "data")
     if not made.raw.exists():  # the table was made without it
         with open(made.raw, "wb") as raw:
             for _, rows in bench_data.blocks(shape):

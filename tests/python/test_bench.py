@@ -56,7 +56,9 @@ def results():
     lines.append({**line("kernel_bench", "program", None, 1), "records": [
         {"bench": "kernel", "table": "avx2", "kernel": "nearest", "dim": 768, "gops": 70.5, "peak_gflops": 90.0, "of_peak": 0.78},
         {"bench": "encode 128116 x 2048, M 128", "by": "faiss", "seconds": 20.0},
-        {"bench": "encode 128116 x 2048, M 128", "by": "pilum avx2", "seconds": 2.0, "wrong": 0, "differ": 3}]})
+        {"bench": "encode 128116 x 2048, M 128", "by": "pilum avx2", "seconds": 2.0, "wrong": 0, "differ": 3},
+        {"part": "ivf_train", "tool": "pilum", "run": 0, "rows": 128116, "dim": 2048, "k": 1000, "seconds": 3.0, "loss": 50.5},
+        {"bar": "ivf_train", "seconds": 3.0, "peer_seconds": 45.0, "quality": "loss +2.00% against FAISS", "good": False}]})
     return lines
 
 
@@ -65,6 +67,8 @@ def test_bars_are_met_or_not():
     assert rows["IVF_PQ, 128,116 x 2,048, K 500, M 128"]["ratio"] == pytest.approx(20)
     assert rows["IVF_PQ, 128,116 x 2,048, K 500, M 128"]["met"] is True
     assert rows["PQ encoding, M 128"]["met"] is True
+    assert rows["IVF training, 128,116 x 2,048, K 1,000"]["ratio"] == pytest.approx(15)
+    assert rows["IVF training, 128,116 x 2,048, K 1,000"]["met"] is False  # its loss is too high
     assert rows["1 GB table within 256 MiB, all three types"]["met"] is True
     assert rows["IVF_SQ, 128,116 x 2,048, K 500"]["met"] is None
 
@@ -75,6 +79,7 @@ def test_the_page_is_written_from_results(tmp_path):
     subprocess.run(run, check=True, capture_output=True)
     page = (tmp_path / "performance.md").read_text()
     assert "| `nearest` | 768 | 70.5 (78%) |" in page
+    assert "| ivf_train 128116 x 2048, K 1000 | pilum | 3.000 |" in page
     assert "a processor, 2 cores" in page and "**20.0x**" in page and "$" not in page
     assert (tmp_path / "performance-bars.svg").read_text().startswith("<?xml")
     first = (tmp_path / "performance-bars.svg").read_bytes()
