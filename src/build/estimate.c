@@ -27,6 +27,7 @@
 #define CHECK_ROWS_MAX 1024
 #define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
 #define CHECK_READS 262144 /* bytes of the index read for a row that is looked for */
+#define CHECK_SMALL_READS 80 /* slices of the table, tails and ids of the index */
 #define CURVE_SHARE 0.0625 /* of the partitions: recall is measured up to there at least */
 
 struct term_info {
@@ -35,23 +36,23 @@ struct term_info {
 };
 
 static const struct term_info infos[PLM_N_TERMS] = {
-    [PLM_TERM_SAMPLE] = {"train", "read", 1.2},
-    [PLM_TERM_AXES] = {"train", "axes", 1.2},
-    [PLM_TERM_TREE] = {"train", "tree", 5.0},
-    [PLM_TERM_LEAVES] = {"train", "leaves", 1.3},
-    [PLM_TERM_LLOYD] = {"train", "refine", 2.1},
+    [PLM_TERM_SAMPLE] = {"train", "read", 1.00},
+    [PLM_TERM_AXES] = {"train", "axes", 0.80},
+    [PLM_TERM_TREE] = {"train", "tree", 3.30},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 1.40},
+    [PLM_TERM_LLOYD] = {"train", "refine", 2.00},
     [PLM_TERM_SUMS] = {"train", "sums", 1.0},
-    [PLM_TERM_CODEBOOK] = {"train", "codebook", 1.3},
-    [PLM_TERM_READ] = {"encode", "read", 1.2},
-    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.8},
-    [PLM_TERM_CODES] = {"encode", "codes", 1.3},
-    [PLM_TERM_PROBES] = {"encode", "probes", 1.6},
-    [PLM_TERM_RUNS] = {"encode", "write", 1.1},
-    [PLM_TERM_GATHER] = {"merge", "gather", 3.0},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.60},
+    [PLM_TERM_READ] = {"encode", "read", 1.00},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.30},
+    [PLM_TERM_CODES] = {"encode", "codes", 1.50},
+    [PLM_TERM_PROBES] = {"encode", "probes", 1.60},
+    [PLM_TERM_RUNS] = {"encode", "write", 1.00},
+    [PLM_TERM_GATHER] = {"merge", "gather", 2.00},
     [PLM_TERM_WRITE] = {"merge", "write", 1.0},
     [PLM_TERM_CHECK] = {"verify", "check", 0.9},
-    [PLM_TERM_SCAN] = {"verify", "scan", 8.0},
-    [PLM_TERM_TABLES] = {"verify", "tables", 15},
+    [PLM_TERM_SCAN] = {"verify", "scan", 10.00},
+    [PLM_TERM_TABLES] = {"verify", "tables", 25.00},
     [PLM_TERM_COMMIT] = {"commit", "sync", 5.0},
 };
 
@@ -98,6 +99,12 @@ static double moved(const struct work *w, double bytes)
 static double fetched(const struct work *w, double bytes)
 {
     return bytes / (w->rates->read * (w->rates->read_scales ? w->threads : 1));
+}
+
+/* Runs hold no codes: merging takes them from the table. */
+static bool reads_again(const struct work *w)
+{
+    return w->plan->memory.gather_bytes > 0;
 }
 
 /* Exact assignment of a row in multiply-adds of the fp32 kernel, the best way: all partitions; all in
@@ -163,7 +170,7 @@ static void estimate_rest(const struct work *w, double *terms)
     double rows = fmin(CHECK_ROWS_MAX, fmax(CHECK_ROWS_MIN, CHECK_WORK / (w->k * w->d)));
     double scanned = PLM_PROBE_QUERIES * CURVE_SHARE * w->n * seen_bytes(w);
 
-    terms[PLM_TERM_GATHER] = moved(w, 2 * w->n * w->code);
+    terms[PLM_TERM_GATHER] = moved(w, 2 * w->n * w->code) + (reads_again(w) ? fetched(w, w->column_bytes) : 0);
     terms[PLM_TERM_WRITE] = bytes / w->rates->write + 3 * (double)w->plan->n_segments * w->rates->sync;
     terms[PLM_TERM_CHECK] = fmin(rows, w->n) * w->k * w->d / (DOUBLES_PER_S * w->threads) + moved(w, w->n * 16);
     terms[PLM_TERM_SCAN] = moved(w, scanned);
@@ -180,7 +187,7 @@ static void estimate_rest(const struct work *w, double *terms)
 static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 {
     double codes = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
-    bool again = w->plan->memory.gather_bytes > 0;
+    bool again = reads_again(w);
     double runs = again ? w->n * 12 : codes;
 
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
@@ -209,10 +216,15 @@ static void estimate_merge_requests(const struct plm_plan *p, struct plm_estimat
 static void estimate_requests(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *out)
 {
     uint64_t batches = p->n_live / p->memory.batch_rows + p->n_tasks;
+    /* Slices next to each other are read at once: those with none behind them are a stretch. */
+    double missed = 1 - (double)p->sample_rows / (double)p->n_live;
+    uint64_t stretches = (uint64_t)((double)(p->sample_rows / PLM_SLICE_ROWS) * missed) + source->n_fragments;
 
-    out->get = 3 + 2 * source->n_fragments + batches + p->sample_rows / PLM_SLICE_ROWS + p->n_tasks;
-    out->put = p->n_tasks + 2 * p->n_segments + 4;
-    out->list = 2;
+    uint64_t checks = p->n_live * plm_plan_code_bytes(p) / CHECK_READS + CHECK_SMALL_READS;
+    out->get = 3 + 2 * source->n_fragments + batches + stretches + p->n_tasks +
+               plm_min_u64(CHECK_ROWS_MAX, checks);
+    out->put = p->n_tasks + 2 * p->n_segments + 6;
+    out->list = 4;
     estimate_merge_requests(p, out);
 }
 
