@@ -1,7 +1,7 @@
 # pilum - the commands of a fresh clone. Each installs what it needs first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup demo check check-all build bench fuzz clean
+.PHONY: help setup demo check check-all build bench fuzz check-neon clean
 
 JOBS ?= $(shell nproc)
 # Ninja where there is one; a folder configured before keeps its generator.
@@ -40,6 +40,10 @@ bench: ## benchmarks against the peers (BENCH_ARGS="--quick"): a JSON line per r
 fuzz: ## the fuzzers, FUZZ_SECONDS (60) each; installs clang
 	@tools/setup.sh fuzz
 	@tools/fuzz.sh
+
+check-neon: ## the kernels for AArch64, in an emulator; installs a cross compiler
+	@tools/setup.sh neon
+	@tools/check_neon.sh
 
 clean: ## remove everything that was built
 	rm -rf build

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh WHAT: install what is missing for `build`, `demo`, `fuzz` or `all`.
+# setup.sh WHAT: install what is missing for `build`, `demo`, `fuzz`, `neon` or `all`.
 #
 # Debian packages go in by name with apt-get, as root; without root the one line that is
 # missing is printed and the exit status is 1. Python packages go into .venv. When nothing
@@ -21,12 +21,13 @@ build)
     ;;
 demo) requirements=tools/requirements-demo.txt ;;
 fuzz) packages+=(libcmocka-dev clang) ;;
+neon) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) ;;
 all)
     packages+=(libcmocka-dev python3-dev)
     requirements=tools/requirements.txt
     ;;
 *)
-    echo "setup.sh: unknown set '$what'; expected build, demo, fuzz or all" >&2
+    echo "setup.sh: unknown set '$what'; expected build, demo, fuzz, neon or all" >&2
     exit 2
     ;;
 esac

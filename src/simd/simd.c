@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 /* Lowest first; each begins as a copy of the one before it. */
@@ -17,7 +19,7 @@ static size_t n_tables;
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 /* Every name a cap may have, lowest first, whether or not this processor has the table. */
-static const char *const known_names[] = {"scalar", "avx2", "avx512"};
+static const char *const known_names[] = {"scalar", "neon", "avx2", "avx512"};
 
 #if defined(__x86_64__)
 enum { HAS_AVX2 = 1, HAS_AVX512 = 2, HAS_VNNI = 4 };
@@ -54,6 +56,19 @@ static unsigned x86_features(void)
 }
 #endif
 
+#if defined(__aarch64__)
+static bool has_dotprod(void)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#elif defined(__linux__)
+    return (getauxval(AT_HWCAP) & 1ul << 20) != 0; /* HWCAP_ASIMDDP */
+#else
+    return false;
+#endif
+}
+#endif
+
 static void fill_tables(void)
 {
     plm_simd_scalar(&tables[n_tables++]);
@@ -71,6 +86,12 @@ static void fill_tables(void)
             plm_simd_avx512_vnni(&tables[n_tables]);
         n_tables++;
     }
+#elif defined(__aarch64__)
+    tables[n_tables] = tables[n_tables - 1];
+    plm_simd_neon(&tables[n_tables]);
+    if (has_dotprod())
+        plm_simd_dotprod(&tables[n_tables]);
+    n_tables++;
 #endif
 }
 

@@ -39,6 +39,11 @@ void plm_avx2_pq_nearest(const float *groups, size_t n_groups, const float *code
                          float *best, float *second);
 #endif
 
+#if defined(__aarch64__)
+void plm_simd_neon(struct plm_kernels *table);
+void plm_simd_dotprod(struct plm_kernels *table); /* needs the dot product instructions */
+#endif
+
 /* PLM_TARGET_BEGIN("avx2,fma") ... PLM_TARGET_END: functions between them may use these
  * instructions, whatever the compiler's flags. Include intrinsics headers before the region. */
 #define PLM_PRAGMA(x) _Pragma(#x)
