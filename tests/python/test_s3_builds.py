@@ -178,7 +178,7 @@ def wire(server):
     return collections.Counter(e["method"] for e in server.log)
 
 
-@pytest.mark.parametrize("fragments", [1, 4])
+@pytest.mark.parametrize("fragments", [1, pytest.param(4, marks=pytest.mark.full)])
 def test_no_more_requests_than_stock_pylance(server, original, local, options, fragments):
     theirs = stock_requests(server, original / f"{fragments}.lance", options, "IVF_PQ")
     uri = put_table(server, original / f"{fragments}.lance")
@@ -287,7 +287,7 @@ def test_large_table(server, options, tmp_path, index_type, engine):
 # ---- an endpoint that fails -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.05, marks=pytest.mark.full), 0.25, 0.6])
 def test_throttled(server, original, local, options, share):
     uri = put_table(server, original / "4.lance")
     server.add_faults({"kind": "status", "status": 503, "share": share, "count": 100_000})
@@ -430,6 +430,112 @@ def test_stock_append_during_the_build(server, original, options):
     dataset = check(server, uri, options, n_versions=2)
     assert dataset.count_rows() == ROWS + 100
     assert done.json["rows"]["appended_since"] == 100
+
+
+# ---- secrets ------------------------------------------------------------------------------------------
+
+
+def folder_holds(folder, secret):
+    return [f for f in Path(folder).rglob("*") if f.is_file() and secret.encode() in f.read_bytes()]
+
+
+@pytest.mark.parametrize("given_by", ["options", "environment"])
+def test_secrets_are_nowhere(server, original, options, tmp_path, given_by):
+    """Not in the process list, in a job's files, in reports and progress, in messages, in the table."""
+    secret, token = "session-secret", "session/token+of=tests=="
+    keys = {"aws_access_key_id": "AKIDSESSION", "aws_secret_access_key": secret, "aws_session_token": token}
+    rest = {k: v for k, v in options.items() if k not in keys}
+    env = {"TMPDIR": str(tmp_path)}
+    if given_by == "environment":
+        env.update({k.upper(): v for k, v in keys.items()})
+        keys = {}
+    uri = put_table(server, original / "1.lance")
+    command = words(uri, {**rest, **keys}, "IVF_PQ", 16, None, "--progress", "json", "--report", tmp_path / "r.json")
+    with Running(*command, env=env) as running:
+        assert running.wait_for_phase("encode")
+        running.stop()
+        listed = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
+        assert b"create-index" in listed and secret.encode() not in listed and token.encode() not in listed
+        if given_by == "options":
+            assert b"AKIDSESSION" not in listed
+        assert any(tmp_path.rglob("plan.json"))
+        for text in (secret, token):
+            assert folder_holds(tmp_path, text) == []
+        running.go_on()
+        done = running.finish()
+    assert done.status == 0, done.stderr
+    for text in (secret, token):
+        assert text not in done.stdout + done.stderr
+        assert folder_holds(tmp_path, text) == []
+        assert not any(text.encode() in body for body in objects(server, uri).values())
+
+    keys = {"aws_access_key_id": "AKIDSESSION", "aws_secret_access_key": "not-the-" + secret, "aws_session_token": token}
+    wrong = pilum("inspect", uri, *[w for k, v in {**rest, **keys}.items() for w in ("--storage-option", f"{k}={v}")], env=env)
+    assert wrong.status == 1 and secret not in wrong.stderr and token not in wrong.stderr
+
+
+def test_no_core_is_left(server, original, options, tmp_path):
+    """A command on remote storage that dies of a signal dumps no core; one on a local table may."""
+    def dumped(uri, given):
+        command = [str(w) for w in words(uri, given, "IVF_PQ", 16, None, "--progress", "json")]
+        process = subprocess.Popen(["sh", "-c", "ulimit -c unlimited; exec \"$0\" \"$@\"", str(PILUM), *command], cwd=tmp_path,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if '"train"' in line:
+                break
+        process.send_signal(signal.SIGSEGV)
+        _, status = os.waitpid(process.pid, 0)
+        process.stderr.close()
+        assert os.WTERMSIG(status) == signal.SIGSEGV
+        return os.WCOREDUMP(status)
+
+    assert not dumped(put_table(server, original / "1.lance"), options)
+    assert not list(tmp_path.glob("core*"))
+
+
+# ---- permissions -----------------------------------------------------------------------------------------
+
+
+def policy_allows(entry, table):
+    """Whether the policy in docs/object-stores.md lets a request pass; the action for a message."""
+    text = (ROOT / "docs" / "object-stores.md").read_text()
+    policy = json.loads(re.search(r"```json\n(.*?)```", text, re.S)[1].replace("tables/t.lance", table))
+    method, key, query = entry["method"], entry["path"].removeprefix("/bucket").lstrip("/"), entry["query"]
+    if "uploads" in query and method == "GET":
+        action = "s3:ListBucketMultipartUploads"
+    elif not key:
+        action = "s3:ListBucket"
+    elif method in ("GET", "HEAD"):
+        action = "s3:ListMultipartUploadParts" if "uploadId" in query else "s3:GetObject"
+    elif method == "DELETE":
+        action = "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject"
+    else:
+        action = "s3:PutObject"
+    for statement in policy["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        for resource in resources:
+            pattern = re.escape(resource.removeprefix("arn:aws:s3:::")).replace(r"\*", ".*")
+            if action in actions and re.fullmatch(pattern, f"bucket/{key}" if key else "bucket"):
+                return True, action
+    return False, action
+
+
+def test_the_policy_in_the_docs_suffices(server, tiny, options, tmp_path):
+    """Build, resumed build, verify, search, inspect, gc: every request is allowed by the documented policy."""
+    uri = put_table(server, tiny)
+    build(uri, options, "IVF_PQ", 4)
+    flags = [w for k, v in options.items() for w in ("--storage-option", f"{k}={v}")]
+    for command in (["verify", uri, "--index", "vec_idx", "--json"], ["inspect", uri, "--json"],
+                    ["search", uri, "--column", "vec", "--row", "7", "--json"], ["gc", uri, "--yes", "--json"]):
+        run = pilum(*command, *flags)
+        assert run.status == 0, run.stderr
+    seen = set()
+    for entry in server.log:
+        allowed, action = policy_allows(entry, uri.removeprefix("s3://bucket/"))
+        assert allowed, (action, entry["method"], entry["path"], entry["query"])
+        seen.add(action)
+    assert {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:ListBucketMultipartUploads"} <= seen
 
 
 # ---- killed ------------------------------------------------------------------------------------------

@@ -1146,6 +1146,102 @@ static void commits_from_many_writers(void **state)
     plm_manifest_reset(&m);
 }
 
+/* ---- two that race, again and again ----------------------------------------------------------------------- */
+
+enum { ROUNDS_SHORT = 100 };
+
+static unsigned n_rounds(void)
+{
+    const char *given = getenv("PILUM_RACE_ROUNDS");
+    return given ? (unsigned)strtoul(given, NULL, 10) : ROUNDS_SHORT;
+}
+
+struct racer {
+    unsigned number, round;
+    pthread_barrier_t *start;
+    uint64_t version;
+    struct plm_err err;
+};
+
+/* A commit under the racer's own name, over the version that both began with. */
+static enum plm_code race_once(struct plm_ctx *own, struct racer *r, struct plm_err *err)
+{
+    struct plm_store *at = NULL;
+    struct request q;
+    char name[32];
+    enum plm_code rc = plm_store_open(own, path, NULL, &at, err);
+
+    if (rc == PLM_OK) {
+        snprintf(name, sizeof name, "racer_%u", r->number);
+        make_request(&q, at, (uint8_t)(1 + r->number), name);
+        memcpy(q.segment.uuid, &r->round, sizeof r->round); /* each round a commit of its own */
+        memcpy(q.r.transaction_uuid, &r->round, sizeof r->round);
+        q.r.read_version = 1 + 2 * (uint64_t)r->round;
+        char uuid[37], file[96];
+        static const uint8_t zeros[AUXILIARY_BYTES];
+        plm_uuid_text(q.segment.uuid, uuid);
+        snprintf(file, sizeof file, "_indices/%s/auxiliary.idx", uuid);
+        OK(plm_store_put(at, file, zeros, AUXILIARY_BYTES, NULL));
+        snprintf(file, sizeof file, "_indices/%s/index.idx", uuid);
+        OK(plm_store_put(at, file, zeros, INDEX_BYTES, NULL));
+        pthread_barrier_wait(r->start);
+        rc = plm_commit_index(at, NULL, &q.r, &r->version, err);
+    } else {
+        pthread_barrier_wait(r->start);
+    }
+    plm_store_close(at);
+    return rc;
+}
+
+static void *run_racer(void *arg)
+{
+    struct racer *r = arg;
+    struct plm_ctx *own;
+
+    if (plm_ctx_create(NULL, &own, &r->err) != PLM_OK)
+        abort();
+    r->err.code = race_once(own, r, &r->err);
+    plm_ctx_destroy(own);
+    return NULL;
+}
+
+/* Each round makes exactly two versions, one of each racer, and both indexes are in the last. */
+static void races_lose_and_double_nothing(void **state)
+{
+    (void)state;
+    struct request q;
+    unsigned rounds = n_rounds();
+
+    use("bare", &q);
+    size_t before = n_transactions();
+    for (unsigned round = 0; round < rounds; round++) {
+        pthread_barrier_t start;
+        struct racer racers[2];
+        pthread_t threads[2];
+
+        pthread_barrier_init(&start, NULL, 2);
+        for (unsigned i = 0; i < 2; i++) {
+            racers[i] = (struct racer){.number = i, .round = round, .start = &start};
+            assert_int_equal(pthread_create(&threads[i], NULL, run_racer, &racers[i]), 0);
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            pthread_join(threads[i], NULL);
+            if (racers[i].err.code != PLM_OK)
+                fail_msg("round %u, racer %u: %s", round, i, racers[i].err.message);
+        }
+        pthread_barrier_destroy(&start);
+        uint64_t low = plm_min_u64(racers[0].version, racers[1].version);
+        uint64_t high = plm_max_u64(racers[0].version, racers[1].version);
+        assert_int_equal(low, 2 + 2 * (uint64_t)round);
+        assert_int_equal(high, low + 1);
+        struct plm_manifest m = latest();
+        assert_int_equal(m.version, high);
+        assert_int_equal(m.n_indices, 2);
+        plm_manifest_reset(&m);
+    }
+    assert_int_equal(n_transactions(), before + 2 * rounds);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1178,6 +1274,7 @@ int main(void)
         TEST(survives_failed_allocations),
         TEST(survives_failed_io),
         TEST(commits_from_many_writers),
+        TEST(races_lose_and_double_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
