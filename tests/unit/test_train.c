@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "cluster/shard_impl.h"
 #include "cluster/trainer_impl.h"
 #include "support/mem_store.h"
 
@@ -191,9 +192,9 @@ static void expect_same(const struct plm_trainer *a, const struct plm_trainer *b
 
 /* ---- the same whatever the cut ------------------------------------------------------------------ */
 
-static void check_cuts(size_t n, size_t dim, size_t k, enum plm_metric metric)
+static void check_cuts(size_t n, size_t dim, size_t k, enum plm_metric metric, float noise)
 {
-    float *rows = clustered(n, dim, k, 12, 0.05f);
+    float *rows = clustered(n, dim, k, 12, noise);
     struct plan base = plan_of(rows, n, dim, k, metric);
     struct plm_trainer *whole = train(&base);
     struct plan variants[] = {base, base, base, base, base, base};
@@ -228,17 +229,23 @@ static void check_cuts(size_t n, size_t dim, size_t k, enum plm_metric metric)
 static void test_cuts_unprojected(void **state)
 {
     (void)state;
-    check_cuts(2500, 19, 40, PLM_L2);
+    check_cuts(2500, 19, 40, PLM_L2, 0.05f);
 }
 static void test_cuts_projected(void **state)
 {
     (void)state;
-    check_cuts(2600, 100, 50, PLM_L2);
+    check_cuts(2600, 100, 50, PLM_L2, 0.05f);
 }
 static void test_cuts_dot(void **state)
 {
     (void)state;
-    check_cuts(2500, 97, 33, PLM_DOT);
+    check_cuts(2500, 97, 33, PLM_DOT, 0.05f);
+}
+/* Nothing but noise: the axes leave so many rows open that training goes on without them. */
+static void test_cuts_noise(void **state)
+{
+    (void)state;
+    check_cuts(2600, 160, 90, PLM_L2, 2);
 }
 
 /* A shard without rows is no harm. */
@@ -330,6 +337,69 @@ static struct quality measure(const struct plan *p, const float *centroids)
     free(mean);
     free(sizes);
     return q;
+}
+
+/* Every Lloyd step of a training on the rows, answered by axes: how many rows these left open, and
+ * for how many they found another centroid than the nearest. */
+static void count_misplaced(const struct plan *p, size_t *n_open, size_t *n_wrong)
+{
+    size_t n = p->options.n_sample, dim = p->options.dim, k = p->options.k;
+    struct plm_trainer *trainer;
+    struct plm_sample sample;
+    struct plm_shard *shard;
+    struct plm_buf partial;
+    struct plm_view view;
+    uint32_t *ids = malloc(n * sizeof *ids);
+
+    *n_open = *n_wrong = 0;
+    plm_sample_of(ctx, p->rows, n, dim, &sample);
+    plm_buf_init(&partial, ctx, SIZE_MAX);
+    assert_int_equal(plm_shard_create(ctx, &sample, 0, &shard, NULL), PLM_OK);
+    assert_int_equal(plm_trainer_create(ctx, &p->options, &trainer, NULL), PLM_OK);
+    for (; (view = plm_trainer_step(trainer, NULL)).len > 0;) {
+        struct plm_place_head *head;
+        struct plm_step step;
+
+        assert_int_equal(plm_step_parse(view, &step, NULL), PLM_OK);
+        partial.len = 0;
+        assert_int_equal(plm_shard_run(shard, view, &partial, NULL), PLM_OK);
+        if (step.head.kind == PLM_STEP_LLOYD && step.head.has_basis) {
+            assert_int_equal(plm_place_head_create(shard, &step, &head, NULL), PLM_OK);
+            plm_place_by_head(head, p->rows, 0, n, 0, ids);
+            plm_place_head_destroy(head);
+            for (size_t i = 0; i < n; i++) {
+                const float *row = p->rows + i * dim;
+                double least = INFINITY;
+
+                for (size_t c = 0; c < k; c++)
+                    least = fmin(least, ctx->kernels->l2_exact(row, step.points + c * dim, dim));
+                if (ids[i] == PLM_ROW_OPEN)
+                    ++*n_open;
+                else
+                    *n_wrong += ctx->kernels->l2_exact(row, step.points + ids[i] * dim, dim) > least;
+            }
+        }
+        assert_int_equal(plm_trainer_absorb(trainer, (struct plm_view){partial.data, partial.len}, NULL),
+                         PLM_OK);
+    }
+    plm_buf_reset(&partial);
+    plm_trainer_destroy(trainer);
+    plm_shard_destroy(shard);
+    free(ids);
+}
+
+static void test_axes_find_the_nearest(void **state)
+{
+    enum { N = 3000, DIM = 200, K = 60 };
+    float *rows = clustered(N, DIM, K, 20, 0.1f);
+    struct plan p = plan_of(rows, N, DIM, K, PLM_L2);
+    size_t n_open, n_wrong;
+    (void)state;
+
+    count_misplaced(&p, &n_open, &n_wrong);
+    assert_true(n_open < N / 100);
+    assert_true(n_wrong < N / 100);
+    free(rows);
 }
 
 /* 64 separate clusters, 64 centroids: most are found. The noise alone has a loss of 0.0016 dim; what
@@ -916,6 +986,8 @@ int main(void)
         cmocka_unit_test(test_cuts_unprojected),
         cmocka_unit_test(test_cuts_projected),
         cmocka_unit_test(test_cuts_dot),
+        cmocka_unit_test(test_cuts_noise),
+        cmocka_unit_test(test_axes_find_the_nearest),
         cmocka_unit_test(test_empty_shard),
         cmocka_unit_test(test_spilled_sample),
         cmocka_unit_test(test_quality_unprojected),
