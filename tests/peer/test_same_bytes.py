@@ -115,18 +115,19 @@ def index_files_or_none(path):
 
 @pytest.mark.full
 def test_ways_of_flat_same_bytes(tmp_path):
-    """The table is read again in several passes, and in one. (The engines' tests spill.)"""
-    source, first, reads = tmp_path / "source.lance", None, set()
+    """Runs of codes; the table read again in several passes, and in fewer."""
+    source, first, spilled, reads = tmp_path / "source.lance", None, [], []
     write(source, make_vectors(240_000, 512), max_rows_per_file=50_000)
     least = smallest_budget(source, "FLAT")
-    for budget in (least, least + 10, least + 40, least + 90, 2000):
+    for budget in (least, 150, 250, 2000):
         path = tmp_path / f"{budget}.lance"
         shutil.copytree(source, path, copy_function=os.link)
         run = pilum_ok(*words(path, "FLAT", "--memory-budget", f"{budget}MiB", "--json"))
         files = index_files(path)
         first = first or files
         assert files == first, f"{budget} MiB"
-        assert run.json["resources"]["bytes_written"] < 1.1 * len(files["auxiliary.idx"])
-        reads.add(run.json["resources"]["bytes_read"])
+        spilled.append(run.json["resources"]["bytes_written"] > 1.5 * len(files["auxiliary.idx"]))
+        reads.append(run.json["resources"]["bytes_read"])
         shutil.rmtree(path)
-    assert max(reads) > 1.3 * min(reads)
+    assert spilled == [True, False, False, False]
+    assert reads[1] > 1.1 * reads[3]
