@@ -1,6 +1,7 @@
 /* create.c - plm_create_index() and plm_plan_index(): the phases in order. */
 #include <stdlib.h>
 
+#include "build/plan_parts.h"
 #include "build/report.h"
 #include "simd/simd.h"
 
@@ -138,6 +139,8 @@ enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *
     job.seconds.plan = plm_now_seconds() - began;
     plm_progress_add(ctx, job.source.n_fragments);
     plm_progress_end(ctx);
+    if (!committed && !job.resumed) /* else some of it is there already */
+        PLM_TRY(plm_plan_check_space(&job.plan, job.work, job.root, err));
     rc = committed ? plm_job_finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
     if (rc == PLM_OK && report_json) {
         *report_json = report;

@@ -22,6 +22,11 @@ plm_plan_cut(const struct plm_source *source, uint64_t n_segments, struct plm_pl
              struct plm_err *err);
 /* Tasks anew, after memory.task_rows has changed. */
 PLM_MUST_CHECK enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *err);
+/* space.c: PLM_IO when a local disk has less room than runs, a spilled sample and the index will
+ * take, with both numbers and the folder. */
+PLM_MUST_CHECK enum plm_code
+plm_plan_check_space(const struct plm_plan *p, const struct plm_store *work, const struct plm_store *root,
+                     struct plm_err *err);
 /* Bytes a row takes in the index, without its id. */
 uint32_t plm_plan_code_bytes(const struct plm_plan *p);
 

@@ -1,0 +1,184 @@
+"""The memory budget holds: the command's peak resident memory stays within 105 % of it.
+
+The peak is ru_maxrss as a small parent sees it (tests/tools/peak_rss.c): the kernel's own count, mapped pages
+included. Tables are small, so budgets are, too: what does not shrink with the table shows the sooner.
+"""
+import os
+import re
+import subprocess
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from helpers import PILUM, ROOT, index_named, pilum
+
+PEAK_RSS = os.environ.get("PILUM_PEAK_RSS", str(ROOT / "build" / "tests" / "peak_rss"))
+MIB = 1 << 20
+TYPES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
+ELEMENTS = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
+
+
+def make_table(path, rows, dim, fragments=2, element="f32", heavy=False, nulls=False, stable=False, deleted=False):
+    """Clusters of vectors, written in pieces; heavy: nine rows in ten are one and the same."""
+    rng = np.random.default_rng(7)
+    axes = rng.normal(size=(12, dim)).astype(np.float32)
+    per_file = -(-rows // fragments)
+    schema = pa.schema([("id", pa.int64()), ("vec", pa.list_(pa.from_numpy_dtype(ELEMENTS[element]), dim))])
+
+    def batches():
+        at = 0
+        while at < rows:
+            n = min(per_file, rows - at, 8192)
+            x = rng.normal(size=(n, 12)).astype(np.float32) @ axes
+            if heavy:
+                x[rng.random(n) < 0.9] = axes[0]
+            values = pa.array(x.astype(ELEMENTS[element]).reshape(-1))
+            mask = pa.array(rng.random(n) < 0.1) if nulls else None
+            yield pa.record_batch([pa.array(np.arange(at, at + n)),
+                                   pa.FixedSizeListArray.from_arrays(values, dim, mask=mask)], schema=schema)
+            at += n
+
+    dataset = lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(path),
+                                  max_rows_per_file=per_file, enable_stable_row_ids=stable)
+    if deleted:
+        dataset.delete("id % 3 = 1")
+    return path
+
+
+def build(path, kind, budget_mib, *more, files=None):
+    """Status, stderr and peak in MiB of one build."""
+    peak = str(path) + ".peak"
+    words = [PEAK_RSS, peak, PILUM, "create-index", path, "--column", "vec", "--type", kind, "--progress", "none",
+             "--memory-budget", f"{budget_mib}MiB", *more]
+    shell = ["sh", "-c", f"ulimit -n {files}; exec \"$@\"", "sh"] if files else []
+    done = subprocess.run([*shell, *map(str, words)], capture_output=True, text=True, timeout=900)
+    with open(peak) as f:
+        return done.returncode, done.stderr, int(f.read()) / 1024
+
+
+def check_build(path, kind, budget_mib, *more, files=None):
+    status, stderr, peak = build(path, kind, budget_mib, *more, files=files)
+    assert status == 0, stderr
+    assert peak <= 1.05 * budget_mib, f"{kind} {more}: peak {peak:.1f} MiB, budget {budget_mib} MiB"
+    dataset = lance.dataset(str(path))
+    assert index_named(dataset, "vec_idx")
+    dim = dataset.schema.field("vec").type.list_size
+    found = dataset.to_table(columns=["id"], nearest={"column": "vec", "q": np.ones(dim, np.float32), "k": 5,
+                                                     "nprobes": 4})
+    assert len(found) == 5
+
+
+def smallest(path, kind, *more):
+    """The smallest budget, as the refusal of a tiny one names it; nothing is done then."""
+    run = pilum("create-index", path, "--column", "vec", "--type", kind, "--memory-budget", "1MiB", *more)
+    named = re.search(r"(\d+) MiB is the smallest", run.stderr)
+    assert run.status == 1 and named, run.stderr
+    assert not os.path.exists(os.path.join(path, "_indices"))
+    return int(named.group(1))
+
+
+# ---- the short matrix ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_smallest_budget_is_enough(tmp_path, kind):
+    path = make_table(tmp_path / "t.lance", 40_000, 96)
+    least = smallest(path, kind, "--num-partitions", 60)
+    assert least < 48
+    status, stderr, _ = build(path, kind, least - 2, "--num-partitions", 60)
+    assert status == 1 and "smallest" in stderr
+    check_build(path, kind, least, "--num-partitions", 60)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_many_threads(tmp_path, kind):
+    path = make_table(tmp_path / "t.lance", 40_000, 128)
+    check_build(path, kind, 48, "--num-partitions", 40, "--threads", 8)
+
+
+def test_sample_beyond_the_budget(tmp_path):
+    """The sample is the whole table, and larger than the budget: spilled, for the codebook, too."""
+    path = make_table(tmp_path / "t.lance", 40_000, 256)
+    least = smallest(path, "IVF_PQ", "--num-partitions", 160)
+    assert least * MIB < 40_000 * 256 * 4
+    check_build(path, "IVF_PQ", least, "--num-partitions", 160)
+
+
+def test_many_partitions(tmp_path):
+    path = make_table(tmp_path / "t.lance", 30_000, 16)
+    least = smallest(path, "IVF_SQ", "--num-partitions", 8192)
+    check_build(path, "IVF_SQ", least, "--num-partitions", 8192)
+
+
+def test_many_fragments_and_few_files(tmp_path):
+    path = make_table(tmp_path / "t.lance", 3_000, 16, fragments=600)
+    least = smallest(path, "IVF_FLAT", "--num-partitions", 4)
+    check_build(path, "IVF_FLAT", least + 2, "--num-partitions", 4, files=64)
+
+
+def test_one_partition_with_nearly_all(tmp_path):
+    path = make_table(tmp_path / "t.lance", 40_000, 64, heavy=True)
+    least = smallest(path, "IVF_PQ", "--num-partitions", 20)
+    check_build(path, "IVF_PQ", least, "--num-partitions", 20)
+
+
+# ---- room on the disk ----------------------------------------------------------------------
+
+
+def with_small_disk(folder, mib, words):
+    """Runs words with an empty file system of a few MiB at `folder`; None where none may be mounted."""
+    script = f'mount -t tmpfs -o size={mib}m none "$0" || exit 99; "$@"; s=$?; ls "$0" >&2; exit $s'
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    done = subprocess.run([*unshare, "sh", "-c", script, str(folder), *map(str, words)], capture_output=True,
+                          text=True, timeout=300)
+    return None if done.returncode == 99 or "unshare failed" in done.stderr else done
+
+
+def test_too_little_room_for_work(tmp_path):
+    path = make_table(tmp_path / "t.lance", 40_000, 64)
+    work = tmp_path / "work"
+    work.mkdir()
+    words = [PILUM, "create-index", path, "--column", "vec", "--type", "IVF_SQ", "--num-partitions", 10,
+             "--work-dir", work, "--progress", "none"]
+    done = with_small_disk(work, 2, words)
+    if done is None:
+        return
+    assert done.returncode == 1
+    assert str(work) in done.stderr and "bytes" in done.stderr and "are free" in done.stderr
+    assert not lance.dataset(str(path)).describe_indices()
+    run = pilum(*words[1:])
+    assert run.status == 0, run.stderr
+
+
+# ---- the long matrix --------------------------------------------------------------------------
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("shape", ["f16", "f64", "heavy", "nulls", "stable", "deleted", "wide", "partitions"])
+def test_smallest_budget_of_each_shape(tmp_path, shape, kind, threads):
+    more = {"element": shape} if shape in ELEMENTS else {shape: True} if shape in ("heavy", "nulls", "stable", "deleted") \
+        else {}
+    rows, dim, k = {"wide": (20_000, 2048, 40), "partitions": (200_000, 16, 65_536)}.get(shape, (150_000, 128, 100))
+    path = make_table(tmp_path / "t.lance", rows, dim, fragments=4, **more)
+    options = ("--num-partitions", k, "--threads", threads)
+    least = smallest(path, kind, *options)
+    check_build(path, kind, least, *options)
+    check_build(path, kind, 2 * least, *options)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_gigabyte_in_256_mib(tmp_path, kind):
+    path = make_table(tmp_path / "t.lance", 128_000, 2048, fragments=12)
+    check_build(path, kind, 256, "--num-partitions", 500)
+
+
+@pytest.mark.full
+def test_three_thousand_fragments(tmp_path):
+    path = make_table(tmp_path / "t.lance", 60_000, 64, fragments=3_000)
+    least = smallest(path, "IVF_PQ", "--num-partitions", 16)
+    check_build(path, "IVF_PQ", least + 2, "--num-partitions", 16, files=256)
