@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from typing import Any
@@ -18,6 +19,13 @@ BUILT = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
 KNOWN = (*BUILT, "IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_PQ", "IVF_HNSW_SQ")
 METRICS = ("l2", "euclidean", "cosine", "dot", "hamming")
 
+
+#: Options of Lance that change how it builds, not what.
+TUNING = ("accelerator", "filter_nan", "index_cache_size", "one_pass_ivfpq", "precomputed_partition_dataset",
+          "precomputed_shuffle_buffers", "shuffle_partition_batches", "shuffle_partition_concurrency",
+          "skip_transpose", "train")
+
+logger = logging.getLogger("pilum.ray")
 
 # ---- what no table can make right -------------------------------------------------------------
 
@@ -55,6 +63,16 @@ def check_counts(num_workers: int, num_segments: int | None, sample_rate: int, b
         raise ValueError(f"sample_rate must be an integer above 1, got {sample_rate}")
     if num_partitions is not None and not isinstance(num_partitions, int):
         raise TypeError(f"num_partitions must be an integer, got {type(num_partitions).__name__}")
+
+
+def check_others(given: dict[str, Any]) -> None:
+    """What lance_ray hands on to Lance and pilum has no use for."""
+    for name, value in given.items():
+        if name == "accelerator" and value is not None:
+            raise NotImplementedError(f"accelerator {value!r} is not used by pilum, which computes on processors")
+        if name not in TUNING:
+            raise TypeError(f"create_index() got an unexpected keyword argument {name!r}")
+        logger.info("%s is an option for how Lance builds an index: it has no effect here", name)
 
 
 def check_table_arguments(uri: Any, namespace_impl: str | None, table_id: list[str] | None) -> None:

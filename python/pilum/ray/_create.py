@@ -63,6 +63,7 @@ def create_index(
     progress: str | Callable[[Event], None] = "auto",
     report: str | os.PathLike[str] | None = None,
     restart: bool = False,
+    **kwargs: Any,
 ) -> lance.LanceDataset:
     """Builds a vector index with Ray workers and commits it.
 
@@ -88,6 +89,8 @@ def create_index(
         progress: ``auto``, ``bar``, ``plain``, ``json``, ``none``, or a function that is given each event.
         report: Where to write the report as JSON.
         restart: Throw an unfinished build of the same index away instead of carrying it on.
+        kwargs: Options that tune how Lance goes about it (``shuffle_partition_batches`` and the like) are taken
+            and have no effect, which is logged.
 
     Returns:
         The dataset at its new version.
@@ -102,6 +105,7 @@ def create_index(
     arguments.check_counts(num_workers, num_segments, sample_rate, block_size, num_partitions)
     type_name = arguments.index_type_name(index_type)
     metric_name = arguments.metric_name(metric)
+    arguments.check_others(kwargs)
     if rabitq_model is not None:
         raise NotImplementedError("rabitq_model is for IVF_RQ, which pilum does not build yet")
     if verify not in ("none", "sample", "full"):

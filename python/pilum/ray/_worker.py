@@ -19,11 +19,12 @@ _SPILL_PREFIX = "pilum-worker-"
 
 
 def usable_kernels() -> list[str]:
-    """Names of the kernel tables that this processor can run."""
+    """Names of the kernel tables that this processor can run, up to what $PILUM_SIMD allows."""
     import json
 
+    best = json.loads(_core.version(_core.Context(threads=1)))["kernels"]
     names = []
-    for name in _KERNELS:
+    for name in _KERNELS[: _KERNELS.index(best) + 1]:
         try:
             chosen = json.loads(_core.version(_core.Context(threads=1, simd=name)))["kernels"]
         except Exception:  # a name that this build of the library does not know
