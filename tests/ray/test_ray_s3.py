@@ -3,6 +3,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 
 import lance
@@ -49,8 +50,8 @@ def keys(server, prefix):
     return {item["Key"]: s3.get_object(Bucket="bucket", Key=item["Key"])["Body"].read() for item in found}
 
 
-def remote_index_bytes(server, name):
-    files = keys(server, f"{name}/_indices/")
+def remote_index_bytes(server, name, segment=""):
+    files = keys(server, f"{name}/_indices/{segment}")
     assert files
     digest = hashlib.sha256()
     for key, content in sorted(files.items(), key=lambda kv: (kv[0].rsplit("/", 1)[1], kv[1])):
@@ -92,3 +93,33 @@ def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_
                            storage_options=options, progress=at, report=tmp_path / "r.json", verify="none")
     assert at.did and json.load(open(tmp_path / "r.json"))["ray"]["workers_lost"] >= 1
     assert remote_index_bytes(server, "killed") == threads_engine("large", "IVF_FLAT", "--num-partitions", 8)
+
+
+DRIVER = """
+import json, sys, ray, pilum.ray, warnings
+ray.init(address=sys.argv[2], logging_level="error", log_to_driver=False)
+ds = pilum.ray.create_index(sys.argv[1], "vec", "IVF_SQ", num_workers=1, num_partitions=8, threads=1, verify="none",
+                            storage_options=json.loads(sys.argv[3]), progress="none")
+print("VERSION", ds.version)
+"""
+
+
+@pytest.mark.parametrize("apart_s", [0, 1.5, *(pytest.param(s, marks=pytest.mark.full) for s in (1, 2, 2.5, 3, 4))])
+def test_two_drivers_at_once(cluster, originals, server, options, threads_engine, apart_s):
+    """With one name and the same options they share one job: one commit, one index, whoever is first."""
+    uri = f"s3://bucket/two-{apart_s}"
+    upload(originals, "large", uri, options)
+    command = [sys.executable, "-c", DRIVER, uri, cluster.address_info["address"], json.dumps(options)]
+    both = []
+    for pause in (apart_s, 0):
+        both.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        time.sleep(pause)
+    ended = [driver.communicate(timeout=100) for driver in both]
+    codes = [driver.returncode for driver in both]
+    assert 0 in codes, ended
+    for code, (out, errors) in zip(codes, ended):
+        assert code == 0 or "ConflictError: another driver was first with the same build" in errors, errors
+    ds = lance.dataset(uri, storage_options=options)
+    assert ds.version in (2, 3) and [len(index.segments) for index in ds.describe_indices()] == [1]
+    segment = ds.describe_indices()[0].segments[0].uuid  # the second driver may have begun when the first was done
+    assert remote_index_bytes(server, f"two-{apart_s}", segment) == threads_engine("large", "IVF_SQ", "--num-partitions", 8)

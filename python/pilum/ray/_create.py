@@ -14,7 +14,14 @@ import lance
 import ray
 
 from pilum import _core
-from pilum._errors import InternalError, UnsupportedError
+from pilum._errors import (
+    ConflictError,
+    InternalError,
+    NotFoundError,
+    StorageBusyError,
+    StorageError,
+    UnsupportedError,
+)
 from pilum._managed import commit, is_managed
 from pilum.ray import _arguments as arguments
 from pilum.ray._build import Build, Driver
@@ -209,10 +216,13 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
         try:
             if committed:
                 return driver.json("finish_committed")
-            facts = driver.json("facts")
+            facts, plan = driver.json("facts"), driver("plan")
             worker_options = ray.put({**options, "restart": False})
-            pool.join(table.reference(facts["version"]), worker_options, driver("plan"), facts["kernels"])
+            pool.join(table.reference(facts["version"]), worker_options, plan, facts["kernels"])
             result = Build(driver, pool, view, size.threads).run(verify, "publish" if managed else "finish")
+        except (ConflictError, NotFoundError, StorageError, StorageBusyError) as error:
+            _blame_the_first(table, json.loads(plan), error)
+            raise
         finally:
             dist.close()
         if managed:
@@ -224,6 +234,18 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
     finally:
         view.close()
         pool.close()
+
+
+def _blame_the_first(table: arguments.Table, plan: dict[str, Any], error: Exception) -> None:
+    """Two drivers may share a job in S3. The files of the one that is slower go when the other one is done."""
+    if "://" not in table.root:
+        return
+    dataset = table.reopen()
+    segments = {segment.uuid for index in dataset.describe_indices() for segment in index.segments}
+    if segments & set(plan["segments"]):
+        raise ConflictError(
+            f"another driver was first with the same build: version {dataset.version} of {table.root} has the index"
+        ) from error
 
 
 def _commit_by_namespace(table: arguments.Table, context: Any, options: dict[str, Any], n_workers: int,

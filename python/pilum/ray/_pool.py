@@ -79,6 +79,12 @@ class _Handle:
         return self.joined and self.run is None
 
 
+def _short(error: BaseException) -> str:
+    """Ray's errors go on for pages."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
 def _is_lost(error: BaseException) -> bool:
     """Did a process or node go, rather than the task fail?"""
     if isinstance(error, rex.RayTaskError):
@@ -130,7 +136,7 @@ class Pool:
         if not handle.joined:
             self._bad_starts += 1
             if self._bad_starts >= STARTS and not any(h.joined for h in self._handles):
-                raise WorkersLost(f"no worker could be started; the last one failed with: {why}") from why
+                raise WorkersLost(f"no worker could be started; the last one failed with: {_short(why)}") from why
         logger.warning("a worker was lost (%s); another one takes its place", type(why).__name__)
         self._handles.append(self._start(handle.shrunk))
 
@@ -153,7 +159,7 @@ class Pool:
         for handle in list(self._handles):
             try:
                 self._advance_start(handle)
-            except (rex.RayActorError, rex.RayTaskError) as error:
+            except (*_LOST, rex.RayTaskError) as error:
                 if isinstance(error, rex.RayTaskError) and not _is_lost(error):
                     raise
                 self._gone(handle, error)
@@ -302,7 +308,7 @@ class Pool:
         task.losses += 1
         self.retries += 1
         if task.losses >= LOSSES:
-            raise WorkersLost(f"task {task.name}{task.numbers} lost its worker {LOSSES} times: {error}") from error
+            raise WorkersLost(f"task {task.name}{task.numbers} lost its worker {LOSSES} times: {_short(error)}") from error
         if any(isinstance(m, ray.ObjectRef) for m in task.messages) and not actor_is_dead:
             raise AnswerLost(task) from error  # what it was to work on is gone, too
         if not task.running:
