@@ -60,7 +60,8 @@ def measure(table: str, args: argparse.Namespace, workers: int) -> dict:
         "wall_s": cluster["seconds"], "phases_s": round(worked, 3),
         **{f"{phase}_s": round(seconds[phase], 3) for phase in ("train", "encode", "merge", "verify")},
         "messages": cluster["messages"], "message_bytes": cluster["message_bytes"],
-        "coordinator_cpu_s": cluster["coordinator_cpu_seconds"],
+        "coordinator_cpu_s": cluster["coordinator_cpu_seconds"], "workers_cpu_s": cluster["workers_cpu_seconds"],
+        "coordinator_share": cluster["coordinator_cpu_share"],
         "bytes_read": [w["bytes_read"] for w in cluster["workers"]],
         "bytes_written": [w["bytes_written"] for w in cluster["workers"]],
         "requests": [w["get"] + w["put"] + w["list"] for w in cluster["workers"]],
@@ -88,13 +89,15 @@ def main() -> None:
             for n in counts:
                 results[n].append(measure(table, args, n))
                 print(json.dumps(results[n][-1]), flush=True)
-    print("\n| workers | wall | train | encode | merge | verify | messages | message bytes | coordinator CPU |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| workers | wall | train | encode | merge | verify | messages | message bytes | workers' CPU | coordinator's CPU | its share |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for n, runs in results.items():
         median = {key: statistics.median(run[key] for run in runs) for key in runs[0] if key.endswith("_s")}
         print(f"| {n} | {median['wall_s']:.2f} s | " + " | ".join(
             f"{median[phase + '_s']:.2f} s" for phase in ("train", "encode", "merge", "verify"))
-            + f" | {runs[-1]['messages']} | {runs[-1]['message_bytes'] / 2**20:.2f} MiB | {median['coordinator_cpu_s']:.2f} s |")
+            + f" | {runs[-1]['messages']} | {runs[-1]['message_bytes'] / 2**20:.1f} MiB"
+            f" | {median['workers_cpu_s']:.1f} s | {median['coordinator_cpu_s']:.2f} s"
+            f" | {100 * statistics.median(run['coordinator_share'] for run in runs):.1f} % |")
 
 
 if __name__ == "__main__":
