@@ -44,7 +44,9 @@ export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
 export TSAN_OPTIONS=halt_on_error=1
 
 part "release build" tools/build.sh release
+[ $all = yes ] && wrap=(env PILUM_RACE_ROUNDS=1000)
 part "C tests" build_and_test dev
+wrap=(env)
 part "C tests, unoptimised kernels" build_and_test unopt -L kernels
 part "C tests, address and undefined behaviour sanitizers" build_and_test asan
 wrap=("${tsan_wrap[@]}")

@@ -265,6 +265,7 @@ static bool claim(struct plm_s3_shelf *shelf, struct plm_s3_window *w, struct pl
     if (w->state == PLM_S3_ABSENT) {
         if (w->left <= 0 || !make_room(shelf, w))
             return false;
+        w->pins++; /* until finish(): else it could go, and be fetched by another, in between */
         out->mine[out->n_mine++] = w;
     }
     w->touched = shelf->n_reads;
@@ -318,6 +319,7 @@ static void look_ahead(struct plm_s3_shelf *shelf, struct plm_s3_windows *w, str
             ahead->from > ahead[-1].to + PLM_S3_PIECE_BYTES || !make_room(shelf, ahead))
             return;
         ahead->touched = shelf->n_reads;
+        ahead->pins++;
         out->mine[out->n_mine++] = ahead;
     }
 }
@@ -422,9 +424,11 @@ enum plm_code plm_s3_windows_finish(struct plm_s3_shelf *shelf, struct plm_s3_wi
 {
     *n_again = 0;
     pthread_mutex_lock(&shelf->lock);
-    for (size_t i = 0; i < served->n_mine; i++)
+    for (size_t i = 0; i < served->n_mine; i++) {
         if (served->mine[i]->state == PLM_S3_LOADING) /* it did not come */
             drop_bytes(shelf, served->mine[i]);
+        served->mine[i]->pins--;
+    }
     pthread_cond_broadcast(&shelf->changed);
     for (size_t i = 0; i < served->n_served; i++) {
         struct plm_range r = served->served[i];
