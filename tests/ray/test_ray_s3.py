@@ -3,6 +3,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -74,7 +75,7 @@ def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engi
     assert keys(server, f"{name}/_pilum/") == {}
 
 
-def test_a_column_that_comes_through_pylance(cluster, originals, server, options):
+def test_a_column_that_comes_through_pylance(cluster, originals, server, options, tmp_path, monkeypatch):
     source = lance.dataset(str(originals / "small"))
     rows = max(fragment.count_rows() for fragment in source.get_fragments())
     lance.write_dataset(source.to_table(), "s3://bucket/streamed", storage_options=options, max_rows_per_file=rows,
@@ -82,8 +83,16 @@ def test_a_column_that_comes_through_pylance(cluster, originals, server, options
     with pytest.warns(pilum.StreamWarning, match="s3://bucket/streamed/_pilum/"):
         pilum.ray.create_index("s3://bucket/streamed", "vec", "IVF_SQ", num_workers=2, num_partitions=8, threads=1,
                                storage_options=options, progress="none")
-    assert keys(server, "streamed/_indices/")
+    by_ray = remote_index_bytes(server, "streamed", "")
     assert keys(server, "streamed/_pilum/") == {}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.warns(pilum.StreamWarning, match=str(tmp_path)):  # threads: the copy is on this machine's disk
+        ds = pilum.create_index("s3://bucket/streamed", "vec", "IVF_SQ", "threads", num_partitions=8,
+                                storage_options=options)
+    segment = next(index for index in ds.describe_indices() if index.name == "threads").segments[0].uuid
+    assert remote_index_bytes(server, "streamed", segment) == by_ray
+    assert list(tmp_path.rglob("*.lance")) == []
 
 
 def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_path):
