@@ -26,6 +26,7 @@
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
 #define PART_BYTES ((uint64_t)8 << 20)  /* the same on S3 */
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
+#define TASK_COLUMN_BYTES ((uint64_t)8 << 20)
 #define VERIFY_BYTES ((uint64_t)3 << 20) /* the least windows of verify */
 #define MARGIN_BYTES ((uint64_t)1 << 20) /* blocks too small to be listed, and their rounding */
 
@@ -286,16 +287,20 @@ static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_mem
     return least;
 }
 
-/* Enough tasks that several workers end at about the same time. Runs are no shorter than
- * TASK_BYTES_SHARED, so that merging reads long slices. */
-static uint64_t share_tasks(const struct shape *s, uint64_t task_rows)
+/* Enough tasks that all threads and workers end at about the same time. Runs are no shorter than
+ * TASK_BYTES_SHARED, so that merging reads long slices; without workers, nor is a task's part of
+ * the column shorter than TASK_COLUMN_BYTES, so that it is read in long ranges. */
+static uint64_t share_tasks(const struct shape *s, const struct plm_memory_plan *m)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t lanes = (uint64_t)p->n_workers * p->ctx->threads;
-    if (p->n_workers < 1)
-        return task_rows;
-    uint64_t least = plm_min_u64(task_rows, rows_of(TASK_BYTES_SHARED, s->code_bytes, p->n_live));
-    return plm_max_u64(least, plm_min_u64(task_rows, p->n_live / (4 * lanes) + 1));
+    uint64_t lanes = p->n_workers ? (uint64_t)p->n_workers * p->ctx->threads : m->encode_threads;
+    if (lanes <= 1 && !p->n_workers)
+        return m->task_rows;
+    uint64_t least = rows_of(TASK_BYTES_SHARED, s->code_bytes, p->n_live);
+    if (!p->n_workers)
+        least = plm_max_u64(least, TASK_COLUMN_BYTES / (p->column.dim * plm_element_bytes(p->column.element)));
+    least = plm_min_u64(m->task_rows, least);
+    return plm_max_u64(least, plm_min_u64(m->task_rows, p->n_live / (4 * lanes) + 1));
 }
 
 static struct shape shape_of(const struct plm_source *source, const struct plm_plan *p)
@@ -342,7 +347,7 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
                         budget, mib, p->num_partitions, p->column.dim);
     }
     (void)fit_encode(&s, budget, &m);
-    m.task_rows = share_tasks(&s, m.task_rows);
+    m.task_rows = share_tasks(&s, &m);
     uint64_t merge = fit_merge(&s, budget, &m);
     uint64_t train = fit_train(&s, budget, &m);
     uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
