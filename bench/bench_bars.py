@@ -9,7 +9,7 @@ MIB = 1 << 20
 
 def median_seconds(lines, case, tool, kind):
     seconds = [line["seconds"] for line in lines
-               if (line["case"], line["tool"], line["type"]) == (case, tool, kind) and "seconds" in line]
+               if (line["case"], line["tool"], line.get("type")) == (case, tool, kind) and "seconds" in line]
     return (statistics.median(seconds), min(seconds), max(seconds), len(seconds)) if seconds else None
 
 

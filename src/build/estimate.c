@@ -36,24 +36,24 @@ struct term_info {
 };
 
 static const struct term_info infos[PLM_N_TERMS] = {
-    [PLM_TERM_SAMPLE] = {"train", "read", 1.00},
-    [PLM_TERM_AXES] = {"train", "axes", 0.80},
-    [PLM_TERM_TREE] = {"train", "tree", 3.30},
-    [PLM_TERM_LEAVES] = {"train", "leaves", 1.40},
-    [PLM_TERM_LLOYD] = {"train", "refine", 2.00},
+    [PLM_TERM_SAMPLE] = {"train", "read", 1.13},
+    [PLM_TERM_AXES] = {"train", "axes", 1.14},
+    [PLM_TERM_TREE] = {"train", "tree", 4.69},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 1.44},
+    [PLM_TERM_LLOYD] = {"train", "refine", 1.63},
     [PLM_TERM_SUMS] = {"train", "sums", 1.0},
-    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.60},
-    [PLM_TERM_READ] = {"encode", "read", 1.00},
-    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.30},
-    [PLM_TERM_CODES] = {"encode", "codes", 1.50},
-    [PLM_TERM_PROBES] = {"encode", "probes", 1.60},
-    [PLM_TERM_RUNS] = {"encode", "write", 1.00},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.56},
+    [PLM_TERM_READ] = {"encode", "read", 2.88},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.05},
+    [PLM_TERM_CODES] = {"encode", "codes", 1.36},
+    [PLM_TERM_PROBES] = {"encode", "probes", 2.07},
+    [PLM_TERM_RUNS] = {"encode", "write", 1.69},
     [PLM_TERM_GATHER] = {"merge", "gather", 2.00},
     [PLM_TERM_WRITE] = {"merge", "write", 1.0},
     [PLM_TERM_CHECK] = {"verify", "check", 0.9},
-    [PLM_TERM_SCAN] = {"verify", "scan", 10.00},
+    [PLM_TERM_SCAN] = {"verify", "scan", 3.00},
     [PLM_TERM_TABLES] = {"verify", "tables", 25.00},
-    [PLM_TERM_COMMIT] = {"commit", "sync", 5.0},
+    [PLM_TERM_COMMIT] = {"commit", "sync", 7.9},
 };
 
 const char *plm_term_name(enum plm_term term, const char **phase)
