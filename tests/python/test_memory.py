@@ -6,11 +6,13 @@ included. Tables are small, so budgets are, too: what does not shrink with the t
 import os
 import re
 import subprocess
+import sys
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from lance.file import LanceFileReader
 
 from helpers import PILUM, ROOT, index_named, pilum
 
@@ -182,3 +184,30 @@ def test_three_thousand_fragments(tmp_path):
     path = make_table(tmp_path / "t.lance", 60_000, 64, fragments=3_000)
     least = smallest(path, "IVF_PQ", "--num-partitions", 16)
     check_build(path, "IVF_PQ", least + 2, "--num-partitions", 16, files=256)
+
+
+# In a process of its own, because Lance reads the setting once.
+ONE_PAGE = """
+import os, sys
+os.environ["LANCE_FILE_WRITER_MAX_PAGE_BYTES"] = str(3 << 30)
+import lance, numpy as np, pyarrow as pa
+rows, dim = 270_000, 2048
+rng = np.random.default_rng(5)
+x = np.empty((rows, dim), np.float32)
+for at in range(0, rows, 10_000):
+    x[at:at + 10_000] = rng.standard_normal((10_000, 8), dtype=np.float32) @ rng.standard_normal((8, dim), dtype=np.float32)
+vec = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), dim)
+lance.write_dataset(pa.table({"id": pa.array(np.arange(rows)), "vec": vec}), sys.argv[1], max_rows_per_file=10**9,
+                    max_rows_per_group=10**9)
+"""
+
+
+@pytest.mark.full
+def test_a_page_of_two_gigabytes(tmp_path):
+    path = tmp_path / "t.lance"
+    subprocess.run([sys.executable, "-c", ONE_PAGE, str(path)], check=True, timeout=600)
+    (name,) = (path / "data").iterdir()
+    column = LanceFileReader(str(name)).metadata().columns[1]
+    assert [sum(buffer.size for buffer in page.buffers) for page in column.pages] == [270_000 * 2048 * 4]
+    for kind in TYPES:
+        check_build(path, kind, 256, "--num-partitions", "64")
