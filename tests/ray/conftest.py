@@ -49,6 +49,7 @@ def originals(tmp_path_factory):
     gaps[np.random.default_rng(3).random(len(gaps)) < 0.4] = np.nan
     write_table(home / "gaps", gaps, fragments=7)
     write_table(home / "large", vectors(200_000, 64, seed=4), fragments=8)
+    write_table(home / "wide", vectors(40_000, 96, seed=5), id=np.arange(40_000))
     return home
 
 

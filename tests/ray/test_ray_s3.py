@@ -9,7 +9,7 @@ import urllib.request
 
 import lance
 import pytest
-from ray_helpers import ROOT, At, kill_one
+from ray_helpers import ROOT, At, kill_one, vectors
 
 import pilum.ray
 
@@ -73,6 +73,27 @@ def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engi
     assert ds.version == 2
     assert remote_index_bytes(server, name) == threads_engine(source, index_type, "--num-partitions", 8)
     assert keys(server, f"{name}/_pilum/") == {}
+
+
+@pytest.mark.parametrize("index_type, more", [("IVF_FLAT", {}), ("IVF_PQ", {"num_sub_vectors": 16})])
+def test_stock_readers_search_it(cluster, originals, server, options, threads_engine, index_type, more):
+    """40,000 x 96: same bytes as on local disk; stock pylance and LanceDB find with them what is there."""
+    import lancedb
+
+    uri = f"s3://bucket/wide-{index_type}.lance"  # as LanceDB names its tables
+    upload(originals, "wide", uri, options)
+    pilum.ray.create_index(uri, "vec", index_type, num_workers=2, num_partitions=16, storage_options=options, threads=1,
+                           progress="none", **more)
+    words = [word for key, value in more.items() for word in ("--" + key.replace("_", "-"), value)]
+    local = threads_engine("wide", index_type, "--num-partitions", 16, *words)
+    assert remote_index_bytes(server, f"wide-{index_type}.lance") == local
+    ds = lance.dataset(uri, storage_options=options)
+    query = vectors(40_000, 96, seed=5)[77]
+    nearest = {"column": "vec", "q": query, "k": 5, "nprobes": 16, "refine_factor": 5}
+    assert "ANNSubIndex" in ds.scanner(columns=["id"], nearest=nearest).explain_plan()
+    assert ds.to_table(nearest=nearest, columns=["id"])["id"][0].as_py() == 77
+    table = lancedb.connect("s3://bucket", storage_options=options).open_table(f"wide-{index_type}")
+    assert table.search(query).nprobes(16).refine_factor(5).limit(5).select(["id"]).to_list()[0]["id"] == 77
 
 
 def test_a_column_that_comes_through_pylance(cluster, originals, server, options, tmp_path, monkeypatch):
