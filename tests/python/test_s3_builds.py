@@ -3,6 +3,7 @@
 The server checks signatures, logs every request and breaks what it is told to break.
 """
 import collections
+import hashlib
 import json
 import os
 import re
@@ -88,6 +89,14 @@ def objects(server, uri, below=""):
             body = client.get_object(Bucket="bucket", Key=item["Key"])["Body"].read()
             found[item["Key"].removeprefix(root)] = body
     return found
+
+
+def remove_table(server, uri):
+    import boto3
+
+    bucket = boto3.resource("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                            region_name="us-east-1").Bucket("bucket")
+    bucket.objects.filter(Prefix=uri.removeprefix("s3://bucket/") + "/").delete()
 
 
 def uploads(server, uri):
@@ -253,35 +262,81 @@ def test_same_bytes_as_on_disk_and_searched_by_others(server, original, local, o
 
 
 BIG_ROWS, BIG_DIM = 128_116, 2_048
+BIG_MORE = {"IVF_FLAT": {}, "IVF_PQ": {"num_sub_vectors": 128}}
+# In a process of its own: Ray must not compete with the server for the interpreter.
+RAY_DRIVER = """
+import json, sys, ray, pilum.ray
+ray.init(include_dashboard=False, logging_level="error", log_to_driver=False, object_store_memory=100 << 20, num_cpus=4)
+pilum.ray.create_index(sys.argv[1], "vec", sys.argv[2], num_workers=2, threads=1, num_partitions=64, progress="none",
+                       storage_options=json.loads(sys.argv[3]), **json.loads(sys.argv[4]))
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The large table on local disk in eight fragments."""
+    folder = tmp_path_factory.mktemp("large") / "big.lance"
+    first = 0
+    for i in range(8):
+        n = BIG_ROWS // 8 + (i < BIG_ROWS % 8)
+        lance.write_dataset(table_of(make_vectors(n, BIG_DIM, seed=i), first_id=first), str(folder),
+                            mode="append" if i else "create", data_storage_version="2.2")
+        first += n
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def large_local(large):
+    """large_local(type) -> name and SHA-256 of each index file that a build on local disk makes, built once."""
+    made = {}
+
+    def build_it(index_type):
+        if index_type not in made:
+            copy = large.with_name("copy.lance")
+            shutil.copytree(large, copy, copy_function=os.link)
+            more = [f"--{key.replace('_', '-')}={value}" for key, value in BIG_MORE[index_type].items()]
+            subprocess.run([PILUM, "create-index", copy, "--column", "vec", "--type", index_type, "--num-partitions", "64",
+                            "--progress", "none", *more], check=True, capture_output=True)
+            made[index_type] = sorted((f.name, hashlib.sha256(f.read_bytes()).hexdigest())
+                                      for f in (copy / "_indices").rglob("*.idx"))
+            shutil.rmtree(copy)
+        return made[index_type]
+
+    return build_it
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("index_type", ["IVF_PQ", "IVF_FLAT"])
 @pytest.mark.parametrize("engine", ["threads", "ray"])
-def test_large_table(server, options, tmp_path, index_type, engine):
-    rng = np.random.default_rng(3)
-    folder = tmp_path / "big.lance"
-    for i in range(8):
-        part = make_vectors(BIG_ROWS // 8 + (i < BIG_ROWS % 8), BIG_DIM, seed=i)
-        lance.write_dataset(table_of(part, first_id=i * 16_015), str(folder), mode="append" if i else "create",
-                            data_storage_version="2.2")
-    uri = put_table(server, folder)
+def test_large_table(server, options, large, large_local, index_type, engine):
+    import lancedb
+
+    expected = large_local(index_type)
+    uri = put_table(server, large, suffix=".lance")
     if engine == "threads":
-        more = ["--num-sub-vectors", 128] if index_type == "IVF_PQ" else []
-        run = pilum("create-index", uri, "--column", "vec", "--type", index_type, *more, "--json", "--progress", "none",
-                    *[w for k, v in options.items() for w in ("--storage-option", f"{k}={v}")], timeout=3_000)
+        more = [f"--{key.replace('_', '-')}={value}" for key, value in BIG_MORE[index_type].items()]
+        run = pilum("create-index", uri, "--column", "vec", "--type", index_type, "--num-partitions", 64, *more, "--json",
+                    "--progress", "none", *[w for k, v in options.items() for w in ("--storage-option", f"{k}={v}")],
+                    timeout=3_000)
         assert run.status == 0, run.stderr
     else:
-        import pilum.ray as engine_of_ray
+        run = subprocess.run([sys.executable, "-c", RAY_DRIVER, uri, index_type, json.dumps(options),
+                              json.dumps(BIG_MORE[index_type])], capture_output=True, text=True, timeout=3_000,
+                             env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+        assert run.returncode == 0, run.stderr
 
-        given = {"num_sub_vectors": 128} if index_type == "IVF_PQ" else {}
-        engine_of_ray.create_index(uri, "vec", index_type, num_workers=2, storage_options=options, progress="none",
-                                   num_partitions=16, **given)
+    made = index_bytes(objects(server, uri, "_indices/"))
+    assert [(name, hashlib.sha256(body).hexdigest()) for name, body in made] == expected
+    assert objects(server, uri, "_pilum/") == {} and uploads(server, uri) == []
     dataset = lance.dataset(uri, storage_options=options)
-    query = rng.normal(size=BIG_DIM).astype(np.float32)
-    assert uses_index(dataset, "vec", query)
-    found = dataset.to_table(nearest={"column": "vec", "q": query, "k": 10, "nprobes": 16}, columns=["id"])
-    assert found.num_rows == 10
+    query = make_vectors(BIG_ROWS // 8 + 1, BIG_DIM, seed=0)[77]
+    assert dataset.version == 9 and uses_index(dataset, "vec", query)
+    found = dataset.to_table(nearest={"column": "vec", "q": query, "k": 5, "nprobes": 8, "refine_factor": 5}, columns=["id"])
+    assert found["id"][0].as_py() == 77
+    table = lancedb.connect("s3://bucket", storage_options=options).open_table(Path(uri).stem)
+    assert table.search(query).nprobes(8).refine_factor(5).limit(5).select(["id"]).to_list()[0]["id"] == 77
+    remove_table(server, uri)  # two gigabytes
 
 
 # ---- an endpoint that fails -----------------------------------------------------------------------
