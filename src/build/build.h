@@ -11,6 +11,8 @@
 #ifndef PLM_BUILD_H
 #define PLM_BUILD_H
 
+#include "build/estimate.h"
+#include "build/plan.h"
 #include "cluster/sample.h"
 #include "core/core.h"
 #include "ivf/index.h"
@@ -21,100 +23,6 @@
 
 #define PLM_PROBE_QUERIES 64 /* rows whose true neighbours are kept, to measure recall */
 #define PLM_PROBE_K 10
-
-/* A range of live rows, encoded into one run. */
-struct plm_task {
-    uint64_t first, n;
-    uint32_t segment;
-};
-
-/* One segment of the index to be. */
-struct plm_segment_plan {
-    uint8_t uuid[16];
-    uint32_t *fragments; /* ascending ids */
-    size_t n_fragments;
-    uint64_t first_row, n_rows; /* live rows */
-    size_t first_task, n_tasks;
-};
-
-/* How the budget is divided; not part of what is built. */
-struct plm_memory_plan {
-    uint64_t smallest_bytes;   /* least budget that would do */
-    unsigned train_threads, encode_threads, merge_threads;
-    size_t batch_rows;         /* rows read at once by each encoding thread */
-    uint64_t task_rows;        /* rows in a run */
-    size_t sample_bytes;       /* rows of the sample kept in memory up to this, else spilled */
-    uint64_t merge_bytes;      /* of index put together at once from runs */
-    size_t slice_bytes;        /* of a run that a merging thread reads at once */
-    uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */
-    size_t pq_group;           /* sub-vectors trained between two checkpoints */
-    uint64_t expected_bytes;   /* estimated peak */
-};
-
-/* Everything that was decided before the first row is read. */
-struct plm_plan {
-    struct plm_ctx *ctx;
-    /* what shapes the result */
-    char *column_path, *index_name;
-    enum plm_quantizer quantizer;
-    enum plm_metric metric;
-    uint64_t asked_partitions, asked_sub_vectors; /* 0 = not given */
-    uint32_t num_partitions, num_sub_vectors, num_bits, max_iters;
-    uint64_t sample_rate, seed;
-    uint64_t centroids_xxh3, codebook_xxh3; /* of given models, 0 = none */
-    bool has_fragments;
-    uint64_t *fragments; /* chosen ids, ascending; NULL = all */
-    size_t n_fragments;
-    bool replace;
-    /* what it was made from */
-    uint64_t version, manifest_xxh3;
-    struct plm_column column;
-    uint32_t file_major, file_minor;
-    uint64_t n_live, n_deleted, column_bytes;
-    uint64_t sample_rows;
-    /* how it is cut and named */
-    struct plm_segment_plan *segments;
-    size_t n_segments;
-    struct plm_task *tasks;
-    size_t n_tasks;
-    uint8_t transaction_uuid[16];
-    uint64_t created_at_ms;
-    char kernels[16];
-    char id[33]; /* of the job: hash of the options that shape the result, hex */
-    uint64_t budget_bytes;
-    uint32_t n_workers; /* processes that share the work, each with this budget; 0 = this one */
-    struct plm_memory_plan memory;
-};
-
-/* What the phases' time is made of; estimate.c names them. */
-enum plm_term {
-    PLM_TERM_SAMPLE, PLM_TERM_AXES, PLM_TERM_TREE, PLM_TERM_LEAVES, PLM_TERM_LLOYD, PLM_TERM_SUMS,
-    PLM_TERM_CODEBOOK, PLM_TERM_READ, PLM_TERM_ASSIGN, PLM_TERM_CODES, PLM_TERM_PROBES, PLM_TERM_RUNS,
-    PLM_TERM_GATHER, PLM_TERM_WRITE, PLM_TERM_CHECK, PLM_TERM_SCAN, PLM_TERM_TABLES,
-    PLM_TERM_COMMIT, PLM_N_TERMS
-};
-
-/* What this machine does in a second. Of one thread, unless said. */
-struct plm_rates {
-    double nearest;   /* multiply-adds of the fp32 assignment kernel at the plan's shape */
-    double bytes;     /* multiply-adds of the kernel of the byte filter */
-    double codewords; /* multiply-adds of the PQ kernel */
-    double copy;      /* bytes copied in memory */
-    double read;      /* bytes of the column read and decoded */
-    bool read_scales; /* with threads: it is memory that is read, not a device */
-    double write;     /* bytes put on stable storage; all threads together */
-    double sync;      /* seconds until a small file is on stable storage */
-    double spread;    /* dimensions among which the vectors' variance is spread: (sum of
-                         eigenvalues)^2 / sum of their squares; 0 = not known */
-};
-
-/* Estimates, with the names of the report. */
-struct plm_estimate {
-    double plan, train, encode, merge, verify, commit, total; /* seconds */
-    double terms[PLM_N_TERMS];                                /* seconds, of the phases but plan */
-    uint64_t peak_rss_bytes, bytes_read, bytes_written, get, put, list, deleted;
-    struct plm_rates rates;
-};
 
 /* What one encode task saw; kept in its run. */
 struct plm_run_stats {
@@ -192,20 +100,6 @@ struct plm_job {
 };
 
 /* ---- the phases, in order; each does nothing that is already done -------------------- */
-
-/* plan.c: settles every option of an identified plan against the table; may be done again.
- * Touches nothing. */
-PLM_MUST_CHECK enum plm_code
-plm_plan_make(struct plm_source *source, const struct plm_build_options *options,
-              struct plm_plan *plan, struct plm_err *err);
-void plm_plan_reset(struct plm_plan *plan);
-/* memory.c: divides plan->budget_bytes. PLM_LIMIT with the smallest budget that would do. */
-PLM_MUST_CHECK enum plm_code
-plm_plan_memory(const struct plm_source *source, struct plm_plan *plan, struct plm_err *err);
-/* estimate.c: from the plan's shape and calibrate.c's rates. */
-void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *plan,
-                       const struct plm_rates *rates, double seconds_so_far, struct plm_estimate *out);
-const char *plm_term_name(enum plm_term term, const char **phase);
 
 /* job.c: opens the table, finds or makes the job, takes its lock. *done = the job's
  * transaction is committed already. */
