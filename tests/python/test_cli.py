@@ -173,7 +173,7 @@ def test_unknown_scheme(scheme):
 def test_nothing_to_index(tmp_path, vectors):
     path = tmp_path / "t.lance"
     write(path, vectors)
-    assert_refused(pilum(*build_words(path)), 1, "nothing to index")
+    assert_refused(pilum(*build_words(path), "--progress", "none"), 1, "nothing to index")
 
 
 def test_optimize_says_that_it_is_not_built(table):
@@ -258,7 +258,7 @@ def test_report_has_every_key(table, tmp_path):
     assert set(report["seconds"]) == {"plan", "train", "encode", "merge", "verify", "commit", "total"}
     assert set(report["resources"]) == {"peak_rss_bytes", "memory_budget_bytes", "threads", "kernels", "bytes_read",
                                         "bytes_written", "requests"}
-    assert set(report["resources"]["requests"]) == {"get", "put", "list", "retried"}
+    assert set(report["resources"]["requests"]) == {"get", "put", "list", "delete", "retried"}
     assert report["index"]["name"] == "vec_idx"
     assert report["quality"]["misfiled"] == 0
     assert report["resources"]["peak_rss_bytes"] <= 1.05 * report["resources"]["memory_budget_bytes"]
