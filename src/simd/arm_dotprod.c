@@ -65,16 +65,7 @@ static void quantize_row(const float *row, size_t dim, uint8_t *out, float *scal
 static void dotprod_byte_rows(const float *rows, size_t row_stride, size_t n, size_t dim,
                               uint8_t *packed, float *scales, float *rests)
 {
-    size_t dims = plm_byte_dims(dim);
-
-    for (size_t i = 0; i < n; i++)
-        quantize_row(rows + i * row_stride, dim,
-                     packed + i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4, &scales[i],
-                     &rests[i]);
-    for (size_t i = n; i % PLM_GROUP != 0; i++) /* the end of the last group */
-        for (size_t d = 0; d < dims; d += 4)
-            memset(packed + i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4 + d * PLM_GROUP,
-                   BYTE_MOST + 1, 4);
+    plm_byte_rows_by(quantize_row, BYTE_MOST + 1, rows, row_stride, n, dim, packed, scales, rests);
 }
 
 /* ---- bounds ------------------------------------------------------------------------------- */

@@ -36,19 +36,24 @@ static void quantize_row(const float *row, size_t dim, uint8_t *out, float *scal
     *rest = plm_rest_norm(sum, dim);
 }
 
+void plm_byte_rows_by(plm_quantize_row quantize, int middle, const float *rows, size_t row_stride,
+                      size_t n, size_t dim, uint8_t *packed, float *scales, float *rests)
+{
+    size_t dims = plm_byte_dims(dim), i = 0;
+
+    for (; i < n; i++)
+        quantize(rows + i * row_stride, dim,
+                 packed + i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4, &scales[i], &rests[i]);
+    for (; i % PLM_GROUP != 0; i++) /* the end of the last group */
+        for (size_t d = 0; d < dims; d += 4)
+            memset(packed + i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4 + d * PLM_GROUP,
+                   middle, 4);
+}
+
 static void scalar_byte_rows(const float *rows, size_t row_stride, size_t n, size_t dim,
                              uint8_t *packed, float *scales, float *rests)
 {
-    size_t dims = plm_byte_dims(dim);
-
-    for (size_t i = 0; i < n; i++)
-        quantize_row(rows + i * row_stride, dim,
-                     packed + i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4, &scales[i],
-                     &rests[i]);
-    for (size_t i = n; i % PLM_GROUP != 0; i++) /* the end of the last group */
-        for (size_t d = 0; d < dims; d++)
-            packed[i / PLM_GROUP * PLM_GROUP * dims + i % PLM_GROUP * 4 + d / 4 * GROUP_BYTES +
-                   d % 4] = BYTE_MOST + 1;
+    plm_byte_rows_by(quantize_row, BYTE_MOST + 1, rows, row_stride, n, dim, packed, scales, rests);
 }
 
 static void scalar_byte_bounds(const uint8_t *rows, const float *row_terms, size_t n,

@@ -23,6 +23,13 @@ static inline float plm_rest_norm(double sum, size_t n)
 /* Rows whose greatest magnitude is outside of this become q = 0: no reciprocal may overflow. */
 #define PLM_BYTE_LEAST 0x1p-100f
 #define PLM_BYTE_GREATEST 0x1p100f
+
+/* byte_rows for every table, in scalar_bytes.c: each row by `quantize`, which is given its place in a
+ * group, and `middle`, which stands for 0, in the rows that the last group lacks. */
+typedef void (*plm_quantize_row)(const float *row, size_t dim, uint8_t *out, float *scale, float *rest);
+void plm_byte_rows_by(plm_quantize_row quantize, int middle, const float *rows, size_t row_stride,
+                      size_t n, size_t dim, uint8_t *packed, float *scales, float *rests);
+
 #if defined(__x86_64__)
 void plm_simd_avx2(struct plm_kernels *table);   /* needs AVX2, FMA, F16C */
 void plm_simd_avx512(struct plm_kernels *table); /* needs AVX-512 F, BW, VL, DQ */
