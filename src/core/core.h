@@ -124,7 +124,6 @@ void plm_progress_end(struct plm_ctx *ctx); /* one last callback with done == to
 
 double plm_now_seconds(void); /* monotonic */
 uint64_t plm_unix_millis(void);
-
 #include "core/mem.h"
 
 /* ---- threads --------------------------------------------------------------- */
