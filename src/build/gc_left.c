@@ -122,7 +122,7 @@ done:
 
 /* ---- temporary files ------------------------------------------------------------------------- */
 
-/* `<name>#<pid>-<12 hex digits>`, as store_local.c names them; the pid, 0 for other names. */
+/* `<name>#<pid>-<12 hex digits>`, as local_put.c names them; the pid, 0 for other names. */
 static long writer_of(const char *name)
 {
     const char *mark = strrchr(name, '#');

@@ -1,0 +1,65 @@
+/* local_impl.h - the local store's files to one another.
+ *
+ * local_steps.c  single steps on the file system      local_remove.c  files and trees
+ * local_read.c   files open for reading, their pool   local_writer.c  big objects, in place
+ * local_list.c   directories                          local_lock.c    locks
+ * local_put.c    whole objects
+ *
+ * Paths of the calls are those of store_impl.h; the steps take full ones.
+ */
+#ifndef PLM_LOCAL_IMPL_H
+#define PLM_LOCAL_IMPL_H
+
+#include "store/store_impl.h"
+
+#define PLM_LOCAL_PIECE_BYTES ((size_t)16 << 20) /* one read(2) or write(2), at the most */
+
+/* ---- steps ------------------------------------------------------------------------------ */
+
+/* Adds n to a counter of the context, unless the store is one that is not counted. */
+void plm_local_count(const struct plm_store *store, atomic_uint_fast64_t *counter, uint64_t n);
+/* "<root>/<path>"; path "" is the root. Freed by the caller. */
+enum plm_code plm_local_path(struct plm_store *store, const char *path, char **out,
+                             struct plm_err *err);
+/* open(2) that survives signals and never waits for the other end of a pipe. */
+int plm_local_open(const char *path, int flags);
+/* Opens a regular file and learns its size. The descriptor is the caller's to close. */
+enum plm_code plm_local_open_regular(struct plm_ctx *ctx, const char *path, int flags, int *fd_out,
+                                     uint64_t *size_bytes, struct plm_err *err);
+/* All n bytes at `offset`; `path` is for messages. */
+enum plm_code plm_local_write(struct plm_store *store, int fd, const char *path, uint64_t offset,
+                              const uint8_t *bytes, size_t n, struct plm_err *err);
+enum plm_code plm_local_sync(struct plm_ctx *ctx, int fd, const char *path, struct plm_err *err);
+/* Makes the names in the directory that holds `path` durable. */
+enum plm_code plm_local_sync_parent(struct plm_ctx *ctx, const char *path, struct plm_err *err);
+/* Makes every missing directory above `path`. */
+enum plm_code plm_local_make_parents(struct plm_ctx *ctx, const char *path, struct plm_err *err);
+
+/* ---- calls, as struct plm_store_ops says ---------------------------------------------- */
+
+enum plm_code plm_local_file_open(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                  struct plm_file **out, struct plm_err *err);
+enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
+                                    size_t n, struct plm_err *err);
+void plm_local_file_close(struct plm_file *base);
+enum plm_code plm_local_size(struct plm_store *store, const char *path, uint64_t *size_bytes,
+                             struct plm_err *err);
+enum plm_code plm_local_list(struct plm_store *store, const char *dir, size_t limit,
+                             struct plm_entries *out, struct plm_err *err);
+enum plm_code plm_local_put(struct plm_store *store, const char *path, const void *bytes, size_t n,
+                            bool if_absent, struct plm_err *err);
+enum plm_code plm_local_rename(struct plm_store *store, const char *from, const char *to,
+                               struct plm_err *err);
+enum plm_code plm_local_delete(struct plm_store *store, const char *path, struct plm_err *err);
+enum plm_code plm_local_delete_tree(struct plm_store *store, const char *dir, struct plm_err *err);
+enum plm_code plm_local_writer_open(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                    const char *token, char **token_out, struct plm_writer **out,
+                                    struct plm_err *err);
+enum plm_code plm_local_writer_write(struct plm_writer *base, unsigned part, uint64_t offset,
+                                     const void *bytes, size_t n, struct plm_err *err);
+enum plm_code plm_local_writer_finish(struct plm_writer *base, struct plm_err *err);
+void plm_local_writer_close(struct plm_writer *base, bool remove_it);
+enum plm_code plm_local_lock(struct plm_store *store, const char *path, struct plm_lock **out,
+                             struct plm_err *err);
+
+#endif

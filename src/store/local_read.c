@@ -1,0 +1,233 @@
+/* local_read.c - files open for reading.
+ *
+ * A table or a merge has more files than a process may have open: of those that are not being read,
+ * the one that was read longest ago is closed, and opened again when it is wanted. The limit is the
+ * process's, hence one pool for all stores.
+ */
+#include "store/local_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define POOL_MAX 1024 /* files kept open */
+
+struct local_file {
+    struct plm_file base;
+    int fd; /* -1: closed for now */
+    unsigned n_readers;
+    dev_t device;
+    ino_t inode;
+    struct local_file *newer, *older; /* in the pool, while open */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    struct local_file *newest, *oldest;
+    size_t n;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Half of what is allowed: sockets, locks and the host's own files need some, too. */
+static size_t pool_max(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY)
+        return POOL_MAX;
+    return (size_t)plm_max_u64(4, plm_min_u64(POOL_MAX, files.rlim_cur / 2));
+}
+
+/* The caller holds the lock, here and below. */
+static void take_from_pool(struct local_file *file)
+{
+    *(file->newer ? &file->newer->older : &pool.newest) = file->older;
+    *(file->older ? &file->older->newer : &pool.oldest) = file->newer;
+    file->newer = file->older = NULL;
+    pool.n--;
+}
+
+static void put_into_pool(struct local_file *file)
+{
+    file->older = pool.newest;
+    *(pool.newest ? &pool.newest->newer : &pool.oldest) = file;
+    pool.newest = file;
+    pool.n++;
+}
+
+static void close_oldest(size_t n_max)
+{
+    for (struct local_file *file = pool.oldest, *next; file && pool.n > n_max; file = next) {
+        next = file->newer;
+        if (file->n_readers > 0)
+            continue;
+        take_from_pool(file);
+        close(file->fd);
+        file->fd = -1;
+    }
+}
+
+/* The file that was opened first, not one that has taken its name since. */
+static enum plm_code open_again(struct local_file *file, struct plm_err *err)
+{
+    struct stat st;
+    int fd = plm_local_open(file->base.name, O_RDONLY);
+
+    if (fd < 0)
+        return plm_fail_errno(err, errno, "%s: cannot open again", file->base.name);
+    if (fstat(fd, &st) != 0 || st.st_dev != file->device || st.st_ino != file->inode) {
+        close(fd);
+        return plm_fail(err, PLM_CORRUPT, "%s: was replaced while it was read", file->base.name);
+    }
+    file->fd = fd;
+    return PLM_OK;
+}
+
+/* The file stays open until end_reading(). */
+static enum plm_code begin_reading(struct local_file *file, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    pthread_mutex_lock(&pool.lock);
+    if (file->fd >= 0) {
+        take_from_pool(file);
+    } else {
+        close_oldest(pool_max() - 1);
+        rc = open_again(file, err);
+    }
+    if (rc == PLM_OK) {
+        file->n_readers++;
+        put_into_pool(file);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return rc;
+}
+
+static void end_reading(struct local_file *file)
+{
+    pthread_mutex_lock(&pool.lock);
+    file->n_readers--;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* ---- the calls -------------------------------------------------------------------------- */
+
+enum plm_code plm_local_file_open(struct plm_store *store, const char *path, uint64_t size_bytes,
+                                  struct plm_file **out, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_ctx *ctx = store->ctx;
+    struct local_file *file = NULL;
+    char *name = NULL;
+    int fd = -1;
+    struct stat st;
+    uint64_t seen = 0;
+
+    pthread_mutex_lock(&pool.lock);
+    close_oldest(pool_max() - 1);
+    pthread_mutex_unlock(&pool.lock);
+    PLM_TRY(plm_local_path(store, path, &name, err));
+    PLM_TRY(plm_local_open_regular(ctx, name, O_RDONLY, &fd, &seen, err));
+    if (seen < size_bytes)
+        PLM_TRY(plm_fail(err, PLM_CORRUPT,
+                         "%s: is %" PRIu64 " bytes long, expected %" PRIu64, name, seen,
+                         size_bytes));
+    if (fstat(fd, &st) != 0)
+        PLM_TRY(plm_fail_errno(err, errno, "%s: cannot stat", name));
+    PLM_TRY(plm_alloc(ctx, &file, 1, sizeof *file, err));
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* pages are read in large slices */
+    *file = (struct local_file){.base = {store, size_bytes ? size_bytes : seen, name},
+                                .fd = fd, .device = st.st_dev, .inode = st.st_ino};
+    name = NULL;
+    fd = -1;
+    pthread_mutex_lock(&pool.lock);
+    put_into_pool(file);
+    pthread_mutex_unlock(&pool.lock);
+    *out = &file->base;
+done:
+    if (fd >= 0)
+        close(fd);
+    plm_free(ctx, name);
+    return rc;
+}
+
+void plm_local_file_close(struct plm_file *base)
+{
+    struct local_file *file = (struct local_file *)base;
+    struct plm_ctx *ctx = base->store->ctx;
+
+    pthread_mutex_lock(&pool.lock);
+    if (file->fd >= 0) {
+        take_from_pool(file);
+        close(file->fd);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    plm_free(ctx, base->name);
+    plm_free(ctx, file);
+}
+
+static enum plm_code read_range(struct plm_store *store, int fd, const char *path,
+                                const struct plm_range *range, struct plm_err *err)
+{
+    struct plm_ctx *ctx = store->ctx;
+    uint8_t *dst = range->dst;
+    size_t done = 0;
+    enum plm_code rc = plm_check_io_fault(ctx, err);
+
+    while (rc == PLM_OK && done < range->len) {
+        uint64_t at = range->offset + done;
+        size_t n = plm_min_size(range->len - done, PLM_LOCAL_PIECE_BYTES);
+        ssize_t got = pread(fd, dst + done, n, (off_t)at);
+
+        if (got > 0) {
+            done += (size_t)got;
+            rc = done < range->len ? plm_check_cancel(ctx, err) : PLM_OK;
+        } else if (got == 0) {
+            rc = plm_fail(err, PLM_CORRUPT,
+                          "%s: ends at offset %" PRIu64 ", expected %zu more bytes", path, at,
+                          range->len - done);
+        } else if (errno != EINTR) {
+            rc = plm_fail_errno(err, errno, "%s: cannot read %zu bytes at offset %" PRIu64, path,
+                                range->len - done, at);
+        }
+    }
+    plm_local_count(store, &ctx->n_get, 1);
+    plm_local_count(store, &ctx->bytes_read, done);
+    return rc;
+}
+
+/* The kernel is told of the next range before this one is read: two in flight. */
+enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
+                                    size_t n, struct plm_err *err)
+{
+    struct local_file *file = (struct local_file *)base;
+    enum plm_code rc = begin_reading(file, err);
+
+    if (rc != PLM_OK)
+        return rc;
+    for (size_t i = 0; i < n && rc == PLM_OK; i++) {
+        if (i + 1 < n)
+            (void)posix_fadvise(file->fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
+                                POSIX_FADV_WILLNEED);
+        rc = read_range(base->store, file->fd, base->name, &ranges[i], err);
+    }
+    end_reading(file);
+    return rc;
+}
+
+enum plm_code plm_local_size(struct plm_store *store, const char *path, uint64_t *size_bytes,
+                             struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    char *name = NULL;
+    int fd = -1;
+
+    PLM_TRY(plm_local_path(store, path, &name, err));
+    PLM_TRY(plm_local_open_regular(store->ctx, name, O_RDONLY, &fd, size_bytes, err));
+    close(fd);
+done:
+    plm_free(store->ctx, name);
+    return rc;
+}
