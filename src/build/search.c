@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "build/search_parts.h"
-#include "lance/wire.h"
+#include "lance/wire_get.h"
 
 void plm_search_options_default(struct plm_search_options *options)
 {
@@ -99,18 +99,14 @@ static enum plm_code metric_of_index(struct plm_search_job *job, struct plm_err 
     static const enum plm_metric metrics[] = {PLM_L2, PLM_COSINE, PLM_DOT};
     enum plm_code rc = PLM_OK;
     const struct plm_index_meta *meta = job->metas[0];
-    struct plm_pb pb = plm_pb_of(meta->details);
-    struct plm_pb_field field;
     uint64_t number = 0;
-    bool more = true;
 
     if (meta->details.len == 0)
         return plm_search_open_index(job, err);
-    while (more) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (more && field.number == 1 && field.wire == 0)
+    PLM_PB_EACH(meta->details)
+        if (field.number == 1 && field.wire == 0)
             number = field.value;
-    }
+    PLM_TRY(rc);
     if (number > 2)
         PLM_TRY(plm_fail(err, PLM_UNSUPPORTED, "index \"%s\" has a metric other than l2, cosine and "
                          "dot", meta->name));

@@ -8,7 +8,7 @@
 #define PLM_IVF_FORMAT_H
 
 #include "ivf/index.h"
-#include "lance/wire.h"
+#include "lance/wire_get.h"
 
 /* Names in the files. */
 #define PLM_COLUMN_ROWID "_rowid"

@@ -71,27 +71,19 @@ enum plm_code plm_tensor_parse(struct plm_ctx *ctx, struct plm_view bytes, struc
                                struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(bytes);
-    struct plm_pb_field field;
     struct plm_tensor tensor = {0};
     struct plm_u64s shape = {0};
     uint64_t type = 0;
-    bool more;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
-        if (field.number == 1) {
-            PLM_TRY(plm_pb_expect(&field, 0, err));
-            type = field.value;
-        } else if (field.number == 2) {
+    PLM_PB_EACH(bytes) {
+        if (field.number == 1)
+            PLM_TRY(plm_pb_get_u64(&field, &type, err));
+        else if (field.number == 2)
             PLM_TRY(plm_pb_repeated_u64(ctx, &field, 8, &shape, err));
-        } else if (field.number == 3) {
-            PLM_TRY(plm_pb_expect(&field, 2, err));
-            tensor.data = field.bytes;
-        }
+        else if (field.number == 3)
+            PLM_TRY(plm_pb_get_view(&field, &tensor.data, err));
     }
+    PLM_TRY(rc);
     PLM_TRY(tensor_check(&tensor, type, &shape, err));
     *out = tensor;
 done:
@@ -128,17 +120,11 @@ enum plm_code plm_ivf_message_parse(struct plm_ctx *ctx, struct plm_view bytes,
                                     struct plm_ivf_message *out, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(bytes);
-    struct plm_pb_field field;
     struct plm_ivf_message message = {.ctx = ctx};
-    bool more;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(bytes)
         PLM_TRY(ivf_field(&message, &field, bytes.len, err));
-    }
+    PLM_TRY(rc);
     if (message.offsets.n != message.lengths.n)
         PLM_TRY(plm_fail(err, PLM_CORRUPT, "IVF message has %zu offsets and %zu lengths",
                          message.offsets.n, message.lengths.n));

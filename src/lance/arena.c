@@ -1,4 +1,4 @@
-/* arena.c - many small pieces in few blocks, freed at once. */
+/* arena.c - many small pieces in few blocks, freed at once; what a manifest keeps in them. */
 #include "lance/manifest_impl.h"
 
 #define BLOCK_BYTES_MIN ((size_t)4 << 10)
@@ -59,4 +59,45 @@ void plm_arena_reset(struct plm_ctx *ctx, struct plm_arena_block **arena)
         plm_free(ctx, *arena);
         *arena = next;
     }
+}
+
+/* ---- values of a manifest ------------------------------------------------------------- */
+
+enum plm_code plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field,
+                              char **out, struct plm_err *err)
+{
+    char *text;
+    struct plm_view view;
+    enum plm_code rc = plm_pb_get_view(field, &view, err);
+
+    if (rc != PLM_OK)
+        return rc;
+    if (view.len && memchr(view.data, 0, view.len))
+        return plm_fail(err, PLM_CORRUPT, "field %" PRIu32 " is text with a NUL in it",
+                        field->number);
+    rc = plm_arena_alloc(manifest->ctx, &manifest->arena, &text, view.len + 1, 1, err);
+    if (rc != PLM_OK)
+        return rc;
+    if (view.len)
+        memcpy(text, view.data, view.len);
+    *out = text;
+    return PLM_OK;
+}
+
+enum plm_code plm_pb_get_i32s(struct plm_manifest *manifest, const struct plm_u64s *values,
+                              int32_t **out, struct plm_err *err)
+{
+    int32_t *items;
+    enum plm_code rc =
+        plm_arena_alloc(manifest->ctx, &manifest->arena, &items, values->n, sizeof *items, err);
+
+    if (rc != PLM_OK)
+        return rc;
+    for (size_t i = 0; i < values->n; i++) {
+        if (!plm_pb_to_i32(values->items[i], &items[i]))
+            return plm_fail(err, PLM_CORRUPT, "%" PRIu64 " in a list of 32-bit integers",
+                            values->items[i]);
+    }
+    *out = items;
+    return PLM_OK;
 }

@@ -8,7 +8,7 @@
 #define PLM_MANIFEST_IMPL_H
 
 #include "lance/manifest.h"
-#include "lance/wire.h"
+#include "lance/wire_get.h"
 
 #define PLM_MANIFEST_BYTES_MAX ((size_t)1 << 30)
 #define PLM_VERSIONS_DIR "_versions"
@@ -22,28 +22,6 @@ plm_arena_alloc(struct plm_ctx *ctx, struct plm_arena_block **arena, void *out, 
                 size_t each, struct plm_err *err);
 void plm_arena_reset(struct plm_ctx *ctx, struct plm_arena_block **arena);
 
-/* A loop over the fields of a message, in a function with `rc`, `err` and `done:`; the body
- * sees `field`. Follow it with PLM_TRY(rc): it also ends at the first malformed byte. */
-#define PLM_PB_EACH(message)                                                             \
-    struct plm_pb pb = plm_pb_of(message);                                               \
-    struct plm_pb_field field;                                                           \
-    bool more = true;                                                                    \
-    for (rc = plm_pb_next(&pb, &field, &more, err); rc == PLM_OK && more;                \
-         rc = plm_pb_next(&pb, &field, &more, err))
-
-/* ---- protobuf values ---------------------------------------------------------- */
-
-/* Each checks the wire type and the range; PLM_CORRUPT names the field number. */
-PLM_MUST_CHECK enum plm_code
-plm_pb_get_u64(const struct plm_pb_field *field, uint64_t *out, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_pb_get_u32(const struct plm_pb_field *field, uint32_t *out, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_pb_get_i32(const struct plm_pb_field *field, int32_t *out, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_pb_get_bool(const struct plm_pb_field *field, bool *out, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_pb_get_view(const struct plm_pb_field *field, struct plm_view *out, struct plm_err *err);
 /* A NUL-terminated copy in the arena; a NUL inside is PLM_CORRUPT. */
 PLM_MUST_CHECK enum plm_code
 plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field, char **out,
@@ -52,10 +30,6 @@ plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field,
 PLM_MUST_CHECK enum plm_code
 plm_pb_get_i32s(struct plm_manifest *manifest, const struct plm_u64s *values, int32_t **out,
                 struct plm_err *err);
-/* How often field `number` occurs in the message. */
-PLM_MUST_CHECK enum plm_code
-plm_pb_count(struct plm_view message, uint32_t number, size_t *n, struct plm_err *err);
-
 /* ---- pieces of a manifest file -------------------------------------------------- */
 
 /* The Manifest message of a whole manifest file, by its footer. */

@@ -3,7 +3,7 @@
  * The scratch of a thread remembers the chunk table of its last page and the last chunk that
  * was needed only in part, so that reading on where one stopped decodes nothing twice.
  */
-#include "lance/page.h"
+#include "lance/datafile_impl.h"
 #include "lance/wire.h"
 
 #define NO_CHUNK SIZE_MAX

@@ -1,6 +1,7 @@
 /* page.h - one page of a fixed-width column: where its parts lie and how they are packed.
  *
- * Private to the data file code. page_parse.h says how pages come about.
+ * Private to the data file code. page_parse.h says how pages come about, datafile_impl.h how
+ * they are read.
  * A struct plm_page that plm_page_parse() made is checked: its spans lie inside the file
  * and hold its rows, so that reading needs no second look at the encoding.
  */
@@ -53,72 +54,11 @@ struct plm_pages {
     uint64_t n_rows, bytes_stored;
 };
 
-struct plm_file_field {
-    struct plm_view name, logical_type; /* into `descriptor`, NUL behind */
-    int32_t id, parent_id;
-    uint32_t column;
-    bool has_column;
-};
-
-struct plm_file_entry {
-    struct plm_view key, value; /* into `descriptor` */
-};
-
-struct plm_datafile {
-    struct plm_ctx *ctx;
-    struct plm_file *file;
-    uint64_t serial; /* tells files apart in scratch that outlives them */
-    uint64_t size_bytes;
-    uint32_t major, minor;
-    uint64_t column_table_at, buffer_table_at;
-    uint32_t n_columns, n_buffers;
-    uint64_t n_rows;
-    uint8_t *tail; /* the last bytes of the file, until the first column is checked */
-    uint64_t tail_at;
-    uint8_t *descriptor; /* the FileDescriptor; names in it are cut off with a NUL */
-    struct plm_file_field *fields;
-    size_t n_fields;
-    struct plm_file_entry *metadata;
-    size_t n_metadata;
-    struct plm_pages *checked; /* one per checked column */
-    size_t n_checked;
-};
-
 /* Bytes of one row; the shape has been checked. */
 static inline size_t plm_shape_row_bytes(const struct plm_column_shape *shape)
 {
     return (size_t)shape->items * (shape->bits / 8);
 }
-
-/* The pages of a checked column, NULL if it has not been checked with this shape. */
-const struct plm_pages *plm_datafile_pages(const struct plm_datafile *file, uint32_t column,
-                                           const struct plm_column_shape *shape);
-
-/* ---- reading -------------------------------------------------------------------- */
-
-/* Ranges on their way: each at most PLM_READ_BYTES, handed to the store several at a time. */
-#define PLM_QUEUE_RANGES 16
-struct plm_queue {
-    struct plm_range items[PLM_QUEUE_RANGES];
-    size_t n;
-};
-/* dst is filled at the latest by the flush. The bytes must lie inside the file. */
-PLM_MUST_CHECK enum plm_code
-plm_queue_add(struct plm_datafile *file, struct plm_queue *queue, uint64_t offset, size_t len,
-              void *dst, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_queue_flush(struct plm_datafile *file, struct plm_queue *queue, struct plm_err *err);
-
-/* At least n bytes at scratch->bytes; what was there is lost. */
-PLM_MUST_CHECK enum plm_code
-plm_scratch_room(struct plm_read_scratch *scratch, size_t n, struct plm_err *err);
-
-/* Rows [first, first + n) of a MiniBlock page; `nulls` as in plm_datafile_read(). */
-PLM_MUST_CHECK enum plm_code
-plm_chunks_read(struct plm_datafile *file, const struct plm_page *page,
-                const struct plm_column_shape *shape, uint64_t first, size_t n, uint8_t *values,
-                uint8_t *nulls, struct plm_read_scratch *scratch, struct plm_err *err);
-void plm_chunks_state_free(struct plm_ctx *ctx, void *state);
 
 /* Decodes one chunk: `n_rows` rows into values and one byte a row into nulls. */
 PLM_MUST_CHECK enum plm_code

@@ -1,5 +1,5 @@
 /* page_expect.c - the bytes behind rows that are about to be read. */
-#include "lance/page.h"
+#include "lance/datafile_impl.h"
 
 struct list {
     struct plm_range *items;

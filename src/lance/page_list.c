@@ -1,83 +1,9 @@
 /* page_list.c - a ColumnMetadata message becomes a list of checked pages. */
+#include "lance/datafile_impl.h"
 #include "lance/page_parse.h"
+#include "lance/wire_get.h"
 
 #define PAGE_BUFFERS_MAX 16 /* more than any layout has */
-
-/* ---- small protobuf questions --------------------------------------------------- */
-
-/* A message that is not there reads as an empty one. */
-static struct plm_pb fields_of(struct plm_view message)
-{
-    static const uint8_t nothing[1];
-    return plm_pb_of(message.data ? message : (struct plm_view){nothing, 0});
-}
-
-enum plm_code plm_msg_u64(struct plm_view message, uint32_t number, uint64_t *out,
-                          struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-    struct plm_pb pb = fields_of(message);
-    struct plm_pb_field field;
-    bool more;
-
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
-        if (field.number != number)
-            continue;
-        PLM_TRY(plm_pb_expect(&field, 0, err));
-        *out = field.value;
-    }
-done:
-    return rc;
-}
-
-enum plm_code plm_msg_bytes(struct plm_view message, uint32_t number, struct plm_view *out,
-                            bool *is_there, struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-    struct plm_pb pb = fields_of(message);
-    struct plm_pb_field field;
-    bool more, seen = false;
-
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
-        if (field.number != number)
-            continue;
-        PLM_TRY(plm_pb_expect(&field, 2, err));
-        *out = field.bytes;
-        seen = true;
-    }
-    if (is_there)
-        *is_there = seen;
-done:
-    return rc;
-}
-
-enum plm_code plm_msg_oneof(struct plm_view message, uint32_t *number, struct plm_view *body,
-                            struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-    struct plm_pb pb = fields_of(message);
-    struct plm_pb_field field;
-    bool more;
-
-    *number = 0;
-    *body = (struct plm_view){0};
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
-        PLM_TRY(plm_pb_expect(&field, 2, err));
-        *number = field.number;
-        *body = field.bytes;
-    }
-done:
-    return rc;
-}
 
 /* Encoding: 1 indirect, 2 direct {1 bytes: an Any {1 type url, 2 value}}. */
 static enum plm_code read_encoding(struct plm_view encoding, struct plm_view *url,
@@ -103,22 +29,6 @@ static bool is_url(struct plm_view url, const char *text)
 }
 
 /* ---- pages ---------------------------------------------------------------------- */
-
-enum plm_code plm_page_span(const struct plm_page_frame *frame, uint64_t number,
-                            struct plm_span *out, struct plm_err *err)
-{
-    if (number >= frame->n_buffers)
-        return plm_fail(err, PLM_CORRUPT, "buffer %" PRIu64 " of a page with %zu buffers", number,
-                        frame->n_buffers);
-    uint64_t offset = frame->offsets[number], size = frame->sizes[number];
-    if (offset > frame->file_bytes || size > frame->file_bytes - offset)
-        return plm_fail(err, PLM_CORRUPT,
-                        "buffer %" PRIu64 " at offset %" PRIu64 " with %" PRIu64
-                        " bytes does not fit into %" PRIu64 " bytes",
-                        number, offset, size, frame->file_bytes);
-    *out = (struct plm_span){offset, size};
-    return PLM_OK;
-}
 
 static enum plm_code parse_encoding(const struct plm_page_frame *frame, struct plm_view encoding,
                                     struct plm_page *page, struct plm_err *err)
@@ -149,29 +59,22 @@ static enum plm_code parse_page(struct plm_ctx *ctx, struct plm_page_frame *fram
                                 struct plm_page *page, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
     struct plm_view encoding = {0};
-    bool more;
 
     buffers->offsets.n = buffers->sizes.n = 0;
     frame->n_rows = 0;
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number == 1 || field.number == 2) {
             PLM_TRY(plm_pb_repeated_u64(ctx, &field, PAGE_BUFFERS_MAX,
                                         field.number == 1 ? &buffers->offsets : &buffers->sizes,
                                         err));
         } else if (field.number == 3) {
-            PLM_TRY(plm_pb_expect(&field, 0, err));
-            frame->n_rows = field.value;
+            PLM_TRY(plm_pb_get_u64(&field, &frame->n_rows, err));
         } else if (field.number == 4) {
-            PLM_TRY(plm_pb_expect(&field, 2, err));
-            encoding = field.bytes;
+            PLM_TRY(plm_pb_get_view(&field, &encoding, err));
         }
     }
+    PLM_TRY(rc);
     if (buffers->offsets.n != buffers->sizes.n)
         PLM_TRY(plm_fail(err, PLM_CORRUPT, "%zu buffer offsets and %zu sizes", buffers->offsets.n,
                          buffers->sizes.n));
@@ -212,14 +115,8 @@ done:
 static enum plm_code count_pages(struct plm_view message, size_t *n, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
-    bool more;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number != 1 && field.number != 2)
             continue;
         PLM_TRY(plm_pb_expect(&field, 2, err));
@@ -260,18 +157,12 @@ enum plm_code plm_pages_parse(struct plm_datafile *file, struct plm_view message
     struct plm_page_frame frame = {
         .shape = *shape, .file_bytes = file->size_bytes, .is_v20 = file->minor == 0};
     struct buffers buffers = {0};
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
     struct plm_page page;
     size_t n = 0;
-    bool more;
 
     PLM_TRY(count_pages(message, &n, err));
     PLM_TRY(plm_alloc(file->ctx, &pages.items, n, sizeof *pages.items, err));
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number != 2)
             continue;
         rc = parse_page(file->ctx, &frame, &buffers, field.bytes, &page, err);
@@ -280,6 +171,7 @@ enum plm_code plm_pages_parse(struct plm_datafile *file, struct plm_view message
         if (page.n_rows > 0)
             PLM_TRY(append_page(&pages, &page, err));
     }
+    PLM_TRY(rc);
     *out = pages;
     pages.items = NULL;
 done:

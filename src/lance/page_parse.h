@@ -1,27 +1,12 @@
 /* page_parse.h - from a ColumnMetadata message to checked pages.
  *
- * Private to the data file code (datafile.c, page_list.c, page_parse.c).
+ * Private to the data file code. page_list.c walks the message; page_layout.c (2.1, 2.2) and
+ * page_array.c (2.0) read what one page says, in encodings that page_encoding.c knows.
  */
 #ifndef PLM_PAGE_PARSE_H
 #define PLM_PAGE_PARSE_H
 
 #include "lance/page.h"
-#include "lance/wire.h"
-
-/* ---- small protobuf questions: the last value of a field wins ------------------ */
-
-PLM_MUST_CHECK enum plm_code
-plm_msg_u64(struct plm_view message, uint32_t number, uint64_t *out, struct plm_err *err);
-/* A missing field leaves *out alone and says so in *is_there (may be NULL). */
-PLM_MUST_CHECK enum plm_code
-plm_msg_bytes(struct plm_view message, uint32_t number, struct plm_view *out, bool *is_there,
-              struct plm_err *err);
-/* The one field that is set of a oneof of messages: its number (0 = none) and its bytes. */
-PLM_MUST_CHECK enum plm_code
-plm_msg_oneof(struct plm_view message, uint32_t *number, struct plm_view *body,
-              struct plm_err *err);
-
-/* ---- pages ---------------------------------------------------------------------- */
 
 /* What a page is checked against. */
 struct plm_page_frame {
@@ -43,6 +28,21 @@ plm_page_parse_layout(const struct plm_page_frame *frame, struct plm_view messag
 PLM_MUST_CHECK enum plm_code
 plm_page_span(const struct plm_page_frame *frame, uint64_t number, struct plm_span *out,
               struct plm_err *err);
+
+/* The span holds n_rows times `bytes` bytes, and no more if is_exact. */
+PLM_MUST_CHECK enum plm_code
+plm_page_expect_size(const struct plm_page_frame *frame, struct plm_span span, uint64_t bytes,
+                     bool is_exact, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_page_expect_bits(const char *what, uint64_t bits, uint64_t expected, struct plm_err *err);
+
+/* The CompressiveEncoding of the values: has_validity, has_values, packing of *page. */
+PLM_MUST_CHECK enum plm_code
+plm_encoding_values(const struct plm_column_shape *shape, struct plm_view message,
+                    struct plm_page *page, struct plm_err *err);
+/* That of definition levels, 16-bit numbers: levels, level_bits of *page. */
+PLM_MUST_CHECK enum plm_code
+plm_encoding_levels(struct plm_view message, struct plm_page *page, struct plm_err *err);
 
 /* All pages of a column from its ColumnMetadata message. */
 PLM_MUST_CHECK enum plm_code

@@ -3,7 +3,7 @@
  * Plain arrays go from the store into the caller's memory. Everything else passes through
  * the scratch, at most one read range at a time.
  */
-#include "lance/page.h"
+#include "lance/datafile_impl.h"
 
 /* ---- ranges --------------------------------------------------------------------- */
 

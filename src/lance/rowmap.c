@@ -2,7 +2,7 @@
 #include "lance/rowmap.h"
 
 #include "lance/arrow_ipc.h"
-#include "lance/wire.h"
+#include "lance/wire_get.h"
 
 #define FRAGMENT_ROWS_MAX ((uint64_t)1 << 32) /* an offset in a fragment is a u32 */
 
@@ -142,22 +142,14 @@ static enum plm_code read_array_body(struct plm_view message, struct id_array *a
                                      struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
-    bool more = true;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
-        if (field.number == 1 && a->width != 8) {
-            PLM_TRY(plm_pb_expect(&field, 0, err));
-            a->base = field.value;
-        } else if (field.number == 2) {
-            PLM_TRY(plm_pb_expect(&field, 2, err));
-            a->bytes = field.bytes;
-        }
+    PLM_PB_EACH(message) {
+        if (field.number == 1 && a->width != 8)
+            PLM_TRY(plm_pb_get_u64(&field, &a->base, err));
+        else if (field.number == 2)
+            PLM_TRY(plm_pb_get_view(&field, &a->bytes, err));
     }
+    PLM_TRY(rc);
     if (a->bytes.len % a->width != 0)
         PLM_TRY(plm_fail(err, PLM_CORRUPT, "row ids: %zu bytes, expected a multiple of %zu",
                          a->bytes.len, a->width));
@@ -173,20 +165,15 @@ static enum plm_code read_array(struct plm_view message, struct id_array *out, s
 {
     enum plm_code rc = PLM_OK;
     struct id_array a = {.width = 8};
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
-    bool more = true;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number < ARRAY_U16 || field.number > ARRAY_U64)
             PLM_TRY(plm_fail(err, PLM_UNSUPPORTED, "row ids: array encoding %u", field.number));
         PLM_TRY(plm_pb_expect(&field, 2, err));
         a = (struct id_array){.width = (size_t)1 << field.number}; /* the last of a oneof wins */
         PLM_TRY(read_array_body(field.bytes, &a, err));
     }
+    PLM_TRY(rc);
     *out = a;
 done:
     return rc;
@@ -229,14 +216,8 @@ static enum plm_code check_segment(const struct id_segment *s, struct plm_err *e
 static enum plm_code read_range(struct plm_view message, struct id_segment *s, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
-    bool more = true;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number == 1 || field.number == 2) {
             PLM_TRY(plm_pb_expect(&field, 0, err));
             *(field.number == 1 ? &s->start : &s->end) = field.value;
@@ -257,14 +238,8 @@ static enum plm_code read_segment(struct plm_view message, struct id_segment *ou
 {
     enum plm_code rc = PLM_OK;
     struct id_segment s = {.array.width = 8};
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
-    bool more = true;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(message) {
         if (field.number > SEGMENT_ARRAY)
             PLM_TRY(plm_fail(err, PLM_UNSUPPORTED, "row ids: segment kind %u", field.number));
         PLM_TRY(plm_pb_expect(&field, 2, err));
@@ -272,6 +247,7 @@ static enum plm_code read_segment(struct plm_view message, struct id_segment *ou
         PLM_TRY(field.number < SEGMENT_SORTED ? read_range(field.bytes, &s, err)
                                               : read_array(field.bytes, &s.array, err));
     }
+    PLM_TRY(rc);
     if (s.kind == 0)
         PLM_TRY(plm_fail(err, PLM_CORRUPT, "row ids: segment without content"));
     PLM_TRY(check_segment(&s, err));
@@ -335,16 +311,10 @@ static enum plm_code walk_sequence(struct plm_view sequence, uint64_t n_max, uin
                                    uint64_t *n_out, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    struct plm_pb pb = plm_pb_of(sequence);
-    struct plm_pb_field field;
     struct id_segment segment;
-    bool more = true;
     uint64_t total = 0;
 
-    for (;;) {
-        PLM_TRY(plm_pb_next(&pb, &field, &more, err));
-        if (!more)
-            break;
+    PLM_PB_EACH(sequence) {
         if (field.number != 1)
             continue;
         PLM_TRY(plm_pb_expect(&field, 2, err));
@@ -359,6 +329,7 @@ static enum plm_code walk_sequence(struct plm_view sequence, uint64_t n_max, uin
             write_segment(&segment, ids + total);
         total += n;
     }
+    PLM_TRY(rc);
     *n_out = total;
 done:
     return rc;

@@ -1,5 +1,5 @@
 /* wire_get.c - single protobuf values with their ranges checked. */
-#include "lance/manifest_impl.h"
+#include "lance/wire_get.h"
 
 enum plm_code plm_pb_get_u64(const struct plm_pb_field *field, uint64_t *out, struct plm_err *err)
 {
@@ -24,8 +24,7 @@ enum plm_code plm_pb_get_u32(const struct plm_pb_field *field, uint32_t *out, st
     return PLM_OK;
 }
 
-/* Negative numbers come sign-extended to 64 bits. */
-static bool to_i32(uint64_t value, int32_t *out)
+bool plm_pb_to_i32(uint64_t value, int32_t *out)
 {
     if (value > INT32_MAX && value < (uint64_t)(int64_t)INT32_MIN)
         return false;
@@ -38,7 +37,7 @@ enum plm_code plm_pb_get_i32(const struct plm_pb_field *field, int32_t *out, str
     uint64_t value;
     enum plm_code rc = plm_pb_get_u64(field, &value, err);
 
-    if (rc == PLM_OK && !to_i32(value, out))
+    if (rc == PLM_OK && !plm_pb_to_i32(value, out))
         rc = plm_fail(err, PLM_CORRUPT, "field %" PRIu32 " is %" PRIu64 ", expected a 32-bit integer",
                       field->number, value);
     return rc;
@@ -63,61 +62,62 @@ enum plm_code plm_pb_get_view(const struct plm_pb_field *field, struct plm_view 
     return rc;
 }
 
-enum plm_code plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field,
-                              char **out, struct plm_err *err)
+enum plm_code plm_pb_count(struct plm_view message, uint32_t number, size_t *n,
+                           struct plm_err *err)
 {
-    char *text;
-    struct plm_view view;
-    enum plm_code rc = plm_pb_get_view(field, &view, err);
-
-    if (rc != PLM_OK)
-        return rc;
-    if (view.len && memchr(view.data, 0, view.len))
-        return plm_fail(err, PLM_CORRUPT, "field %" PRIu32 " is text with a NUL in it",
-                        field->number);
-    rc = plm_arena_alloc(manifest->ctx, &manifest->arena, &text, view.len + 1, 1, err);
-    if (rc != PLM_OK)
-        return rc;
-    if (view.len)
-        memcpy(text, view.data, view.len);
-    *out = text;
-    return PLM_OK;
-}
-
-enum plm_code plm_pb_get_i32s(struct plm_manifest *manifest, const struct plm_u64s *values,
-                              int32_t **out, struct plm_err *err)
-{
-    int32_t *items;
-    enum plm_code rc =
-        plm_arena_alloc(manifest->ctx, &manifest->arena, &items, values->n, sizeof *items, err);
-
-    if (rc != PLM_OK)
-        return rc;
-    for (size_t i = 0; i < values->n; i++) {
-        if (!to_i32(values->items[i], &items[i]))
-            return plm_fail(err, PLM_CORRUPT, "%" PRIu64 " in a list of 32-bit integers",
-                            values->items[i]);
-    }
-    *out = items;
-    return PLM_OK;
-}
-
-enum plm_code plm_pb_count(struct plm_view message, uint32_t number, size_t *n, struct plm_err *err)
-{
-    struct plm_pb pb = plm_pb_of(message);
-    struct plm_pb_field field;
+    enum plm_code rc = PLM_OK;
     size_t count = 0;
 
-    for (;;) {
-        bool more;
-        enum plm_code rc = plm_pb_next(&pb, &field, &more, err);
-
-        if (rc != PLM_OK)
-            return rc;
-        if (!more)
-            break;
+    PLM_PB_EACH(message)
         count += field.number == number;
-    }
+    PLM_TRY(rc);
     *n = count;
-    return PLM_OK;
+done:
+    return rc;
+}
+
+enum plm_code plm_msg_u64(struct plm_view message, uint32_t number, uint64_t *out,
+                          struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_PB_EACH(message)
+        if (field.number == number)
+            PLM_TRY(plm_pb_get_u64(&field, out, err));
+done:
+    return rc;
+}
+
+enum plm_code plm_msg_bytes(struct plm_view message, uint32_t number, struct plm_view *out,
+                            bool *is_there, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    bool seen = false;
+
+    PLM_PB_EACH(message) {
+        if (field.number != number)
+            continue;
+        PLM_TRY(plm_pb_get_view(&field, out, err));
+        seen = true;
+    }
+    PLM_TRY(rc);
+    if (is_there)
+        *is_there = seen;
+done:
+    return rc;
+}
+
+enum plm_code plm_msg_oneof(struct plm_view message, uint32_t *number, struct plm_view *body,
+                            struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    *number = 0;
+    *body = (struct plm_view){0};
+    PLM_PB_EACH(message) {
+        PLM_TRY(plm_pb_get_view(&field, body, err));
+        *number = field.number;
+    }
+done:
+    return rc;
 }

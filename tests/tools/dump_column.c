@@ -9,7 +9,7 @@
  */
 #include <stdlib.h>
 
-#include "lance/page.h"
+#include "lance/datafile_impl.h"
 
 enum { RANGES_CHECKED = 24 };
 

@@ -5,7 +5,9 @@
 
 #include <cmocka.h>
 
+#include "lance/datafile_impl.h"
 #include "lance/page_parse.h"
+#include "lance/wire_get.h"
 #include "lance/wire.h"
 #include "support/mem_store.h"
 
