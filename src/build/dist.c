@@ -151,7 +151,6 @@ void plm_dist_close(struct plm_dist *d)
     plm_dist_segments_reset(d);
     plm_dist_drop_shards(d);
     plm_dist_sampling_reset(d);
-    plm_trainer_destroy(d->trainer);
     plm_free(ctx, d->codebook);
     plm_free(ctx, d->pq_error);
     plm_free(ctx, d->pq_done);
@@ -327,8 +326,9 @@ static const struct plm_dist_entry own_calls[] = {
 
 static const struct plm_dist_entry *find_call(const char *name)
 {
-    const struct plm_dist_entry *const tables[] = {own_calls, plm_dist_sample_calls, plm_dist_train_calls,
-                                                   plm_dist_work_calls, plm_dist_verify_calls};
+    const struct plm_dist_entry *const tables[] = {
+        own_calls,           plm_dist_sample_calls, plm_dist_train_calls, plm_dist_codebook_calls,
+        plm_dist_probes_calls, plm_dist_work_calls, plm_dist_verify_calls};
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
         for (const struct plm_dist_entry *e = tables[t]; e->name; e++)
             if (strcmp(e->name, name) == 0)

@@ -16,9 +16,8 @@
  *   sample_begin (n shards)                    sample_round () -> u64 messages to send; 0 = chosen
  *   sample_message (i) -> for `shard`          sample_answer (i; answer)
  *   shards () -> for each shard u64 {first row of it, rows}
- *   train_begin () -> u64 1 if there is something to train
- *   train_step () -> step; empty = trained     train_absorb (; partial)
- *   train_status () -> JSON                    train_end () -> centroids, for pq_columns
+ *   train_begin () -> state; empty = centroids are given
+ *   train_end (; state) -> centroids, for pq_columns
  *   pq_given () -> u64 1 if none is to train   pq_find (first, n) -> codewords or empty
  *   pq_absorb (first, n; codewords)            pq_end ()
  *   probes_message (shard) -> for shard_rows   probes_answer (; rows)
@@ -34,8 +33,9 @@
  * Calls of a worker
  *
  *   shard (number; message) -> what it holds   shard_drop (number, or none for all)
- *   step (number, first, number, first, ...; step) -> partial of these shards
+ *   step (number, first, number, first, ...; state) -> partial of these shards
  *   reduce (; partial, partial, ...) -> their sum
+ *   train_next (1 to leave a checkpoint, or 0; state, partials of all shards) -> state
  *   shard_rows (number; message) -> rows
  *   pq_columns (number, first, n_sample; centroids) -> u64 rows
  *   pq_train (first, n; u64 rows of each shard) -> codewords
@@ -45,6 +45,10 @@
  *   merge_finish (segment; answer of merge_open)
  *   verify (; message) -> answer
  *   usage () -> u64 {bytes read, written, get, put, list, retried, peak rss, processor time in us}
+ *
+ * A state of training begins with 8 bytes, u64 {1 when trained, steps done, steps expected}, char
+ * what[64]: for engines. One that is lost can be made again from an older one; train_begin gives the
+ * last checkpoint.
  *
  * A worker that does not hold a shard answers `step`, `shard_rows` and `pq_columns` with
  * PLM_NOT_FOUND: send it `shard` again.

@@ -2,7 +2,8 @@
  *
  * dist.c         handles, the table of calls, plan, facts, report
  * dist_sample.c  choosing the sample, holding shards of it
- * dist_train.c   centroids, codebook, probe queries
+ * dist_train.c   centroids, the model
+ * dist_codebook.c, dist_probes.c
  * dist_work.c    encoding and merging
  * dist_verify.c  checks before the commit
  */
@@ -53,8 +54,7 @@ struct plm_dist {
     /* driver */
     struct plm_dist_sampling sampling;
     struct plm_sample_facts sample;
-    struct plm_trainer *trainer;
-    double checkpoint_at;
+    bool is_training;      /* train_begin was called */
     float *codebook;
     double *pq_error;
     uint8_t *pq_done;      /* [sub-vector] */
@@ -85,7 +85,7 @@ struct plm_dist_entry {
 #define PLM_ANY 255
 /* Each ends with an entry without a name. */
 extern const struct plm_dist_entry plm_dist_sample_calls[], plm_dist_train_calls[],
-    plm_dist_work_calls[], plm_dist_verify_calls[];
+    plm_dist_codebook_calls[], plm_dist_probes_calls[], plm_dist_work_calls[], plm_dist_verify_calls[];
 
 void plm_dist_sampling_reset(struct plm_dist *d);
 void plm_dist_drop_shards(struct plm_dist *d);
@@ -95,6 +95,9 @@ void plm_dist_segments_reset(struct plm_dist *d);
 PLM_MUST_CHECK enum plm_code
 plm_dist_find_shard(struct plm_dist *d, uint64_t number, struct plm_dist_shard **out,
                     struct plm_err *err);
+/* The answer of train_end, into the model of this handle. */
+PLM_MUST_CHECK enum plm_code
+plm_dist_take_centroids(struct plm_dist *d, struct plm_view message, struct plm_err *err);
 /* The finished model, from storage; drops the shards. */
 PLM_MUST_CHECK enum plm_code plm_dist_need_model(struct plm_dist *d, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code

@@ -146,6 +146,12 @@ static enum plm_code after_step(void *arg, const struct plm_trainer *trainer, st
     return plm_train_checkpoint(c->job, trainer, &c->last, err);
 }
 
+static bool is_same_training(const struct plm_train_options *a, const struct plm_train_options *b)
+{
+    return a->n_sample == b->n_sample && a->dim == b->dim && a->k == b->k && a->metric == b->metric &&
+           a->seed == b->seed && a->max_iters == b->max_iters;
+}
+
 /* The trainer where an earlier process left it, else a fresh one. */
 static enum plm_code open_trainer(struct plm_job *job, uint64_t n_sample, uint32_t k,
                                   struct plm_trainer **out, struct plm_err *err)
@@ -165,6 +171,10 @@ static enum plm_code open_trainer(struct plm_job *job, uint64_t n_sample, uint32
     if (rc == PLM_OK)
         rc = plm_trainer_load(job->ctx, (struct plm_view){saved.data, saved.len}, out, err);
     plm_buf_reset(&saved);
+    if (rc == PLM_OK && !is_same_training(plm_trainer_options(*out), &options)) {
+        plm_trainer_destroy(*out);
+        rc = PLM_CORRUPT;
+    }
     if (rc == PLM_NOT_FOUND || rc == PLM_CORRUPT)
         rc = plm_trainer_create(job->ctx, &options, out, err);
     return rc;

@@ -46,6 +46,7 @@ plm_trainer_absorb(struct plm_trainer *trainer, struct plm_view partial, struct 
 /* Roughly how many steps there will be and how many are done: for progress. */
 void plm_trainer_progress(const struct plm_trainer *trainer, unsigned *done, unsigned *total);
 
+const struct plm_train_options *plm_trainer_options(const struct plm_trainer *trainer);
 /* When done (else NULL): centroids [k][dim] (borrowed). The mean loss of each full-dimension pass
  * is that of the centroids the pass began with: the last update is not in it. */
 const float *plm_trainer_centroids(const struct plm_trainer *trainer);
@@ -57,6 +58,9 @@ plm_trainer_save(const struct plm_trainer *trainer, struct plm_buf *out, struct 
 PLM_MUST_CHECK enum plm_code
 plm_trainer_load(struct plm_ctx *ctx, struct plm_view saved, struct plm_trainer **out,
                  struct plm_err *err);
+/* The step in a checkpoint, borrowed from it: for those who answer it (plm_shard_run checks it). */
+PLM_MUST_CHECK enum plm_code
+plm_trainer_saved_step(struct plm_view saved, struct plm_view *step, struct plm_err *err);
 
 /* A shard: rows [first, first + sample->n) of the whole sample. Caches what it derives (projected
  * rows, node of each row), and rebuilds it from the step when it is missing: steps are

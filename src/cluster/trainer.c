@@ -228,6 +228,11 @@ void plm_trainer_progress(const struct plm_trainer *trainer, unsigned *done, uns
     *total = n + rest;
 }
 
+const struct plm_train_options *plm_trainer_options(const struct plm_trainer *trainer)
+{
+    return &trainer->options;
+}
+
 const float *plm_trainer_centroids(const struct plm_trainer *trainer)
 {
     if (!trainer->done)

@@ -55,6 +55,20 @@ static enum plm_code check_saved(const struct saved *s, struct plm_view saved, s
     return PLM_OK;
 }
 
+enum plm_code plm_trainer_saved_step(struct plm_view saved, struct plm_view *step, struct plm_err *err)
+{
+    struct saved s;
+
+    if (saved.len < sizeof s)
+        return plm_fail(err, PLM_CORRUPT, "training checkpoint: has %zu bytes, expected at least %zu",
+                        saved.len, sizeof s);
+    memcpy(&s, saved.data, sizeof s);
+    enum plm_code rc = check_saved(&s, saved, err);
+    if (rc == PLM_OK)
+        *step = (struct plm_view){saved.data + sizeof s, saved.len - sizeof s};
+    return rc;
+}
+
 static bool fits(const struct saved *s, const struct plm_step_head *h)
 {
     return h->n_sample == s->n_sample && h->dim == s->dim && h->k == s->k && h->seed == s->seed &&
@@ -67,14 +81,12 @@ enum plm_code plm_trainer_load(struct plm_ctx *ctx, struct plm_view saved, struc
 {
     struct plm_trainer *t = NULL;
     struct plm_step step;
+    struct plm_view message = {0};
     struct saved s;
     enum plm_code rc = PLM_OK;
 
-    if (saved.len < sizeof s)
-        return plm_fail(err, PLM_CORRUPT, "training checkpoint: has %zu bytes, expected at least %zu",
-                        saved.len, sizeof s);
+    PLM_TRY(plm_trainer_saved_step(saved, &message, err));
     memcpy(&s, saved.data, sizeof s);
-    PLM_TRY(check_saved(&s, saved, err));
     PLM_TRY(plm_calloc(ctx, &t, 1, sizeof *t, err));
     t->ctx = ctx;
     t->options = (struct plm_train_options){.n_sample = s.n_sample, .dim = s.dim, .k = s.k,
@@ -88,7 +100,7 @@ enum plm_code plm_trainer_load(struct plm_ctx *ctx, struct plm_view saved, struc
     t->loss_before = s.loss_before;
     memcpy(t->losses, s.losses, sizeof s.losses);
     plm_buf_init(&t->step, ctx, SIZE_MAX);
-    PLM_TRY(plm_buf_add(&t->step, saved.data + sizeof s, saved.len - sizeof s, err));
+    PLM_TRY(plm_buf_add(&t->step, message.data, message.len, err));
     PLM_TRY(plm_step_parse((struct plm_view){t->step.data, t->step.len}, &step, err));
     if (!fits(&s, &step.head))
         PLM_TRY(plm_fail(err, PLM_CORRUPT, "training checkpoint: its step %u belongs to another training",

@@ -52,11 +52,14 @@ class Handles:
                 self.drive("sample_answer", i, messages=(held,))
         rows = u64(self.drive("shards"))
         shards = list(zip(rows[::2], rows[1::2]))
-        if u64(self.drive("train_begin"))[0]:
-            while step := self.drive("train_step"):
-                parts = [self.work(i, "step", i, first, messages=(step,)) for i, (first, _) in enumerate(shards)]
-                self.drive("train_absorb", messages=(self.work(0, "reduce", messages=tuple(parts)),))
-        centroids = self.drive("train_end")
+        state, step = self.drive("train_begin"), 0
+        while state and not u64(state[8:16])[0]:
+            parts = [self.work(i, "step", i, first, messages=(state,)) for i, (first, _) in enumerate(shards)]
+            if step % 2:
+                parts = [self.work(step, "reduce", messages=tuple(parts[:2])), *parts[2:]]
+            state = self.work(step, "train_next", step % 3 == 0, messages=(state, *parts))
+            step += 1
+        centroids = self.drive("train_end", messages=(state,))
         if not u64(self.drive("pq_given"))[0]:
             n_sample = sum(rows[1::2])
             sizes = [u64(self.work(i, "pq_columns", i, first, n_sample, messages=(centroids,)))[0]
@@ -180,7 +183,7 @@ def test_damaged_messages_are_refused_or_harmless(table, tmp_path, seed):
 def test_calls_out_of_place_are_refused(table, tmp_path):
     handles = Handles(table(), "IVF_PQ", tmp_path)
     for name, numbers in [("no_such_call", ()), ("facts", (1,)), ("sample_round", ()), ("sample_begin", (0,)),
-                          ("train_begin", ()), ("train_step", ()), ("pq_end", ()), ("encode_end", ()),
+                          ("train_begin", ()), ("train_end", ()), ("pq_end", ()), ("encode_end", ()),
                           ("verify_begin", (0,)), ("verify_message", (0,)), ("probes_message", (0,)),
                           ("seconds", (9, 0))]:
         with pytest.raises(Exception) as caught:

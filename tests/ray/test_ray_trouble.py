@@ -13,7 +13,7 @@ from ray_helpers import PILUM, index_bytes
 
 import pilum
 import pilum.ray
-from pilum.ray import _pool
+from pilum.ray import _build, _pool
 from pilum.ray._pool import Pool
 
 
@@ -128,6 +128,27 @@ def test_an_answer_that_is_lost(table, threads_engine, monkeypatch, name):
     pilum.ray.create_index(path, "vec", "IVF_PQ", num_workers=2, num_partitions=20, progress="none", num_segments=2)
     assert lost == [name]
     assert index_bytes(path) == threads_engine("small", "IVF_PQ", "--num-partitions", 20, "--num-segments", 2)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("checkpoint_every", [0.0, 1e9])
+def test_states_of_training_that_are_lost(table, threads_engine, monkeypatch, checkpoint_every):
+    """One is made again from the one before it; when both are gone, from a checkpoint or the beginning."""
+    path, real, steps = table(), Pool.run, []
+
+    def run(self, tasks, done):
+        tasks = list(tasks)
+        if tasks and tasks[0].name == "train_next":
+            steps.append(tasks[0].numbers[0])
+            if len(steps) in (3, 9, 10, 11):
+                raise _pool.AnswerLost(tasks[0])
+        real(self, tasks, done)
+
+    monkeypatch.setattr(_build, "CHECKPOINT_EVERY_S", checkpoint_every)
+    monkeypatch.setattr(Pool, "run", run)
+    pilum.ray.create_index(path, "vec", "IVF_SQ", num_workers=2, num_partitions=20, progress="none")
+    assert len(steps) > 11 and any(steps) == (checkpoint_every == 0)
+    assert index_bytes(path) == threads_engine("small", "IVF_SQ", "--num-partitions", 20)
 
 
 @pytest.mark.usefixtures("cluster")

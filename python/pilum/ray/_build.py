@@ -16,12 +16,18 @@ from typing import Any
 
 import ray
 
+from pilum.ray._errors import WorkersLost
 from pilum.ray._pool import LOSSES, AnswerLost, Pool, Task
 from pilum.ray._progress import View
 
 PHASES = ("plan", "train", "encode", "merge", "verify")
-FAN_IN = 8  #: partials that one reduce task adds up
+FAN_IN = 8  #: partials that one task adds up
+CHECKPOINT_EVERY_S = 5.0
+STATE_HEAD = struct.Struct("<8s3Q64s")  #: of a state of training: magic, is done, steps done, steps in all, what
 SUB_VECTORS_OF_TASK = 2  #: part of the names of pieces: a constant, so that a resumed build finds them
+
+
+Part = tuple[int, int, Any]  #: a shard of the sample: its number, its first row, the message that reads it
 
 
 def _u64(message: bytes) -> tuple[int, ...]:
@@ -88,9 +94,7 @@ class Build:
         firsts = _u64(self.driver("shards"))
         parts = [(i, firsts[2 * i], shards[i]) for i in range(len(firsts) // 2) if firsts[2 * i + 1] > 0]
         n_sample = sum(firsts[1::2])
-        if self.driver.number("train_begin"):
-            self._train_centroids(parts)
-        centroids = self.driver("train_end")
+        centroids = self._train_centroids(parts)
         if not self.driver.number("pq_given"):
             self._train_codebook(parts, len(shards), n_sample, centroids)
         self.pool.run(
@@ -115,29 +119,46 @@ class Build:
             )
         return messages
 
-    def _train_centroids(self, parts: list[tuple[int, int, Any]]) -> None:
-        while step := self.driver("train_step"):
-            status = self.driver.json("train_status")
-            self.view.begin("train", status["total"] + self.facts["sub_vectors"], "steps", status["what"])
-            self.view.set(status["done"])
-            self.driver("train_absorb", messages=(self._answer_step(ray.put(step), parts),))
-
-    def _answer_step(self, step: Any, parts: list[tuple[int, int, Any]]) -> bytes:
-        """One step: every shard answers, workers add the answers up."""
-        for attempt in range(LOSSES):
-            answers: list[Any] = []
+    def _train_centroids(self, parts: list[Part]) -> bytes:
+        """The trainer's state goes from worker to worker; only the last one comes here."""
+        states: list[Any] = []  # the newest last: an older one has copies where it was worked on
+        for _ in range(LOSSES):
             try:
-                self.pool.run(
-                    [Task("step", (i, first), (step,), ((i, ref),), keep=True) for i, first, ref in parts],
-                    lambda _, answer: answers.append(answer),
-                )
-                while len(answers) > 1:
-                    answers = self._reduce(answers)
-                return ray.get(answers[0])
+                if not states:
+                    first = self.driver("train_begin")
+                    if not first:
+                        return self.driver("train_end", messages=(b"",))
+                    states.append(ray.put(first))
+                self._train_on(states, parts)
+                return self.driver("train_end", messages=(ray.get(states[-1]),))
             except (AnswerLost, ray.exceptions.ObjectLostError):
-                if attempt == LOSSES - 1:
-                    raise
-        raise AssertionError("unreachable")
+                states.pop()  # what it made of that one went, too: the step before, or the last checkpoint
+        raise WorkersLost(f"the state of training was lost {LOSSES} times")
+
+    def _train_on(self, states: list[Any], parts: list[Part]) -> None:
+        """From the newest of the states to the end."""
+        saved_at, is_done = time.monotonic(), 0
+        while not is_done:
+            save = time.monotonic() - saved_at > CHECKPOINT_EVERY_S
+            answers = self._answers(states[-1], parts)
+            task = Task("train_next", (int(save),), (states[-1], *answers), keep=True)
+            self.pool.run([task], lambda _, state: states.append(state))
+            del states[:-2]
+            saved_at = time.monotonic() if save else saved_at
+            _, is_done, done, total, what = STATE_HEAD.unpack(task.head)
+            self.view.begin("train", total + self.facts["sub_vectors"], "steps", what.rstrip(b"\0").decode())
+            self.view.set(done)
+
+    def _answers(self, state: Any, parts: list[Part]) -> list[Any]:
+        """Partials of all shards for one step, few enough for one worker to add up."""
+        answers: list[Any] = []
+        self.pool.run(
+            [Task("step", (i, first), (state,), ((i, ref),), keep=True) for i, first, ref in parts],
+            lambda _, answer: answers.append(answer),
+        )
+        while len(answers) > FAN_IN:
+            answers = self._reduce(answers)
+        return answers
 
     def _reduce(self, answers: list[Any]) -> list[Any]:
         sums: list[Any] = []
@@ -148,7 +169,7 @@ class Build:
         )
         return sums + [group[0] for group in groups if len(group) == 1]
 
-    def _train_codebook(self, parts: list[tuple[int, int, Any]], n_shards: int, n_sample: int,
+    def _train_codebook(self, parts: list[Part], n_shards: int, n_sample: int,
                         centroids: bytes) -> None:
         m = self.facts["sub_vectors"]
         groups = [(first, min(SUB_VECTORS_OF_TASK, m - first)) for first in range(0, m, SUB_VECTORS_OF_TASK)]

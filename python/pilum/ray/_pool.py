@@ -43,7 +43,7 @@ class Task:
     needs: tuple[tuple[int, Any], ...] = ()  #: shards of the sample, with the reference that reads each
     rows: int = 0
     keep: bool = False  #: the answer is wanted as a reference
-    tag: Any = None
+    head: bytes = b""  #: how a kept answer begins
     errors: int = 0
     losses: int = 0
     is_done: bool = False
@@ -238,8 +238,11 @@ class Pool:
         self._begin(stuck or run.task, handle)
 
     def _begin(self, task: Task, handle: _Handle) -> None:
-        needs = [(shard, [ref]) for shard, ref in task.needs]
-        status, answer = handle.actor.call.remote(task.name, task.numbers, needs, *task.messages)
+        needs = [(shard, None if shard in handle.shards else [ref]) for shard, ref in task.needs]
+        if task.keep:
+            status, answer = handle.actor.keep.remote(task.name, task.numbers, needs, *task.messages)
+        else:
+            status, answer = handle.actor.call.remote(task.name, task.numbers, needs, *task.messages), None
         handle.run = _Run(task, handle, status, answer, time.monotonic())
         handle.now = (0, 0, *handle.now[2:])
         task.running.append(handle.run)
@@ -268,8 +271,7 @@ class Pool:
         task.running.remove(run)
         handle.run = None
         try:
-            status = ray.get(run.status)
-            answer = run.answer if task.keep else ray.get(run.answer) if status["ok"] else b""
+            status, answer = (ray.get(run.status), run.answer) if task.keep else ray.get(run.status)
         except Exception as error:
             if not _is_lost(error):
                 raise
@@ -284,7 +286,7 @@ class Pool:
         self.message_bytes += status["bytes"]
         if task.is_done:
             return 0
-        task.is_done = True
+        task.is_done, task.head = True, status["head"]
         times[task.name].append(time.monotonic() - run.began)
         done(task, answer)
         return 1
@@ -375,6 +377,7 @@ class AnswerLost(Exception):
     """An answer that was kept on a node went with the node; the step is done again."""
 
     def __init__(self, task: Task) -> None:
+        self.task = task
         super().__init__(f"task {task.name} lost what it was to work on")
 
 

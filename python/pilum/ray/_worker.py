@@ -13,6 +13,9 @@ from pilum import _core
 
 #: Status of a call: ``ok``, then either usage or the parts of an error.
 Status = dict[str, Any]
+#: A shard, and the (unresolved) message that reads it; none where this worker should hold it.
+Need = tuple[int, list | None]
+HEAD_BYTES = 96  #: of an answer, beside its status: the driver may not see the rest
 
 _KERNELS = ("scalar", "neon", "avx2", "avx512")
 _SPILL_PREFIX = "pilum-worker-"
@@ -94,38 +97,41 @@ class Worker:
 
         return self._guard(run)
 
+    @ray.method(concurrency_group="work")
+    def call(self, name: str, numbers: tuple[int, ...], needs: list[Need], *messages: bytes) -> tuple[Status, bytes]:
+        """One call of ``build/dist.h``. ``needs``: shards of the sample that it works on."""
+        return self._guard(lambda: self._call(name, numbers, needs, messages))
+
     @ray.method(concurrency_group="work", num_returns=2)
-    def call(
-        self, name: str, numbers: tuple[int, ...], needs: list[tuple[int, list]], *messages: bytes
-    ) -> tuple[Status, bytes]:
-        """One call of ``build/dist.h``. ``needs``: shards of the sample that it works on, each with
-        the (unresolved) message that reads it, should this worker not hold it."""
+    def keep(self, name: str, numbers: tuple[int, ...], needs: list[Need], *messages: bytes) -> tuple[Status, bytes]:
+        """The same, with an answer that stays where it is until another worker wants it."""
+        return self.call(name, numbers, needs, *messages)
 
-        def run() -> bytes:
-            for number, message in needs:
-                if number not in self._shards:
-                    self._dist.call("shard", (number,), (ray.get(message[0]),))
-                    self._shards.add(number)
-            self._now = (0, 0, *self._now[2:])
-            answer = self._dist.call(name, numbers, messages)
-            if name == "shard":
-                self._shards.add(numbers[0])
-            if name in ("encode", "merge_open", "merge_blocks", "verify"):
-                self._shards.clear()  # the core has let go of them
-            return answer
-
-        return self._guard(run)
+    def _call(self, name: str, numbers: tuple[int, ...], needs: list[Need], messages: tuple[bytes, ...]) -> bytes:
+        for number, message in needs:
+            if number not in self._shards:
+                if message is None:
+                    raise RuntimeError(f"shard {number} is not here any more")
+                self._dist.call("shard", (number,), (ray.get(message[0]),))
+                self._shards.add(number)
+        self._now = (0, 0, *self._now[2:])
+        answer = self._dist.call(name, numbers, messages)
+        if name == "shard":
+            self._shards.add(numbers[0])
+        if name in ("encode", "merge_open", "merge_blocks", "verify"):
+            self._shards.clear()  # the core has let go of them
+        return answer
 
     def _guard(self, run) -> tuple[Status, bytes]:
         """Errors travel as plain data: an exception of the core may not be importable elsewhere."""
-        from pilum.ray._errors import describe
-
         try:
             answer = run()
         except Exception as error:
+            from pilum.ray._errors import describe
+
             self._shards.clear()
             return {"ok": False, "error": describe(error)}, b""
-        status: Status = {"ok": True, "bytes": len(answer)}
+        status: Status = {"ok": True, "bytes": len(answer), "head": answer[:HEAD_BYTES]}
         if self._dist is not None:
             status["usage"] = self._dist.call("usage", (), ())
         return status, answer
