@@ -115,10 +115,10 @@ void plm_display_progress(void *cli, const struct plm_progress *progress);
 void plm_display_warn(void *cli, const char *message);
 void plm_display_end(struct plm_display *display);
 
-/* report_file.c: a JSON file that appears whole or not at all. Opened before the work, so that
- * a path that cannot be written is known at once. path NULL = none. */
+/* report_file.c: a JSON file that appears whole or not at all; a pipe or device is written to instead. Opened before
+ * the work, so that a path that cannot be written is known at once. path NULL = none. */
 struct plm_report_file {
-    char *path, *temporary;
+    char *path, *temporary; /* temporary NULL: into what is there */
     FILE *file;
 };
 enum plm_code plm_report_open(const char *path, struct plm_report_file *out, struct plm_err *err);

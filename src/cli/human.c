@@ -50,6 +50,53 @@ struct plm_text plm_text_seconds(double value)
 
 /* ---- documents ---------------------------------------------------------------------------- */
 
+/* C0, delete, and C1, which is two bytes in UTF-8. */
+static size_t control_bytes(const char *s)
+{
+    const unsigned char *c = (const unsigned char *)s;
+
+    if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
+        return 2;
+    return c[0] < 0x20 || c[0] == 0x7f;
+}
+
+static void tame_string(json_t *value)
+{
+    const char *from = json_string_value(value);
+    char *copy = malloc(json_string_length(value) + 1), *to = copy;
+
+    while (copy && *from) {
+        size_t n = control_bytes(from);
+        *to++ = n ? '?' : *from;
+        from += n ? n : 1;
+    }
+    if (copy)
+        json_string_setn(value, copy, (size_t)(to - copy));
+    free(copy);
+}
+
+static void tame(json_t *value)
+{
+    json_t *item;
+    const char *key;
+    size_t i;
+
+    if (json_is_string(value))
+        tame_string(value);
+    json_array_foreach (value, i, item)
+        tame(item);
+    json_object_foreach (value, key, item)
+        tame(item);
+}
+
+json_t *plm_human_load(const char *json)
+{
+    json_t *root = json_loads(json, 0, NULL);
+
+    tame(root);
+    return root;
+}
+
 const json_t *plm_at(const json_t *root, const char *path)
 {
     char name[64];
@@ -215,7 +262,7 @@ static void print_resources(FILE *to, const json_t *report)
 
 bool plm_human_report(FILE *to, const char *json)
 {
-    json_t *report = json_loads(json, 0, NULL);
+    json_t *report = plm_human_load(json);
 
     if (!report)
         return false;

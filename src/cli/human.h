@@ -13,6 +13,9 @@ struct plm_text plm_text_count(double value);   /* 128,116 */
 struct plm_text plm_text_bytes(double value);   /* 1.2 GiB */
 struct plm_text plm_text_seconds(double value); /* 0.03 s, 12.3 s, 4 m 05 s */
 
+/* A document of the library, for people: names come from tables and may hold anything, so control characters, which a
+ * terminal would obey, become '?'. NULL when it is none; json_decref it. */
+json_t *plm_human_load(const char *json);
 /* Member at a path "rows.dropped.null"; NULL when a step is missing. */
 const json_t *plm_at(const json_t *root, const char *path);
 double plm_number_at(const json_t *root, const char *path);     /* 0 when missing */

@@ -36,7 +36,7 @@ static void print_estimate(FILE *to, const json_t *root)
 
 bool plm_human_plan(FILE *to, const char *json)
 {
-    json_t *root = json_loads(json, 0, NULL), *note;
+    json_t *root = plm_human_load(json), *note;
     size_t i;
 
     if (!root)
@@ -101,7 +101,7 @@ static void print_index(FILE *to, const json_t *index)
 
 bool plm_human_inspect(FILE *to, const char *json)
 {
-    json_t *root = json_loads(json, 0, NULL), *item;
+    json_t *root = plm_human_load(json), *item;
     size_t i;
 
     if (!root)
@@ -144,7 +144,7 @@ static void print_object(FILE *to, const json_t *object)
 
 bool plm_human_verify(FILE *to, const char *json)
 {
-    json_t *root = json_loads(json, 0, NULL), *problem;
+    json_t *root = plm_human_load(json), *problem;
     const json_t *index;
     size_t i;
 
@@ -166,7 +166,7 @@ bool plm_human_verify(FILE *to, const char *json)
 bool plm_human_gc(FILE *to, const char *json)
 {
     static const char *const kinds[] = {"jobs", "uploads", "files"};
-    json_t *root = json_loads(json, 0, NULL), *item;
+    json_t *root = plm_human_load(json), *item;
     const json_t *jobs = plm_at(root, "jobs"), *busy = plm_at(root, "at_work");
     size_t i, n_found = 0;
 
@@ -193,7 +193,7 @@ bool plm_human_gc(FILE *to, const char *json)
 
 bool plm_human_version(FILE *to, const char *json, bool verbose)
 {
-    json_t *root = json_loads(json, 0, NULL), *value;
+    json_t *root = plm_human_load(json), *value;
     const char *key;
 
     if (!json_is_object(root)) {

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -13,6 +14,30 @@ static enum plm_code cannot_write(const char *path, struct plm_err *err)
                         strerror(e));
 }
 
+/* Where the report really goes: behind symbolic links, and into what is no regular file (a pipe, a device, which a
+ * rename would take away) without a temporary file. */
+static enum plm_code settle(const char *path, struct plm_report_file *report, struct plm_err *err)
+{
+    struct stat st;
+    bool exists = stat(path, &st) == 0;
+
+    if (exists && S_ISDIR(st.st_mode)) {
+        errno = EISDIR;
+        return cannot_write(path, err);
+    }
+    report->path = exists && S_ISREG(st.st_mode) ? realpath(path, NULL) : strdup(path);
+    if (!report->path)
+        return cannot_write(path, err);
+    if (exists && !S_ISREG(st.st_mode))
+        return PLM_OK;
+    size_t n = strlen(report->path) + 32;
+    report->temporary = malloc(n);
+    if (!report->temporary)
+        return plm_cli_fail(err, PLM_NOMEM, "out of memory");
+    snprintf(report->temporary, n, "%s.tmp.%ld", report->path, (long)getpid());
+    return PLM_OK;
+}
+
 enum plm_code plm_report_open(const char *path, struct plm_report_file *out, struct plm_err *err)
 {
     struct plm_report_file report = {0};
@@ -21,19 +46,16 @@ enum plm_code plm_report_open(const char *path, struct plm_report_file *out, str
         *out = report;
         return PLM_OK;
     }
-    size_t n = strlen(path) + 32;
-    report.path = strdup(path);
-    report.temporary = malloc(n);
-    if (!report.path || !report.temporary) {
-        plm_report_abandon(&report);
-        return plm_cli_fail(err, PLM_NOMEM, "out of memory");
+    enum plm_code rc = settle(path, &report, err);
+    if (rc == PLM_OK) {
+        report.file = report.temporary ? fopen(report.temporary, "wxb") : fopen(path, "wb");
+        if (!report.file) {
+            rc = cannot_write(report.temporary ? report.temporary : path, err);
+            free(report.temporary); /* not ours to unlink */
+            report.temporary = NULL;
+        }
     }
-    snprintf(report.temporary, n, "%s.tmp.%ld", path, (long)getpid());
-    report.file = fopen(report.temporary, "wxb");
-    if (!report.file) {
-        enum plm_code rc = cannot_write(report.temporary, err);
-        free(report.temporary);
-        report.temporary = NULL;
+    if (rc != PLM_OK) {
         plm_report_abandon(&report);
         return rc;
     }
@@ -48,11 +70,12 @@ enum plm_code plm_report_finish(struct plm_report_file *report, const char *json
 
     if (!report->file)
         return PLM_OK;
-    bool is_fine = fprintf(report->file, "%s\n", json) > 0 && fflush(report->file) == 0 &&
-                   fsync(fileno(report->file)) == 0;
-    if (!is_fine || rename(report->temporary, report->path) != 0)
+    bool is_fine = fprintf(report->file, "%s\n", json) > 0 && fflush(report->file) == 0;
+    if (is_fine && report->temporary)
+        is_fine = fsync(fileno(report->file)) == 0 && rename(report->temporary, report->path) == 0;
+    if (!is_fine) {
         rc = cannot_write(report->path, err);
-    else {
+    } else {
         free(report->temporary);
         report->temporary = NULL;
     }

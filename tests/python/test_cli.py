@@ -264,6 +264,34 @@ def test_report_has_every_key(table, tmp_path):
     assert report["resources"]["peak_rss_bytes"] <= 1.05 * report["resources"]["memory_budget_bytes"]
 
 
+def test_report_through_a_link_and_into_a_pipe(table, tmp_path):
+    """A link stays a link; what is no regular file (for root that may be a device) is written to, never replaced."""
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    pilum_ok(*build_words(table), "--report", tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["version_committed"] == 2
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run = pilum_ok(*build_words(table), "--json", "--report", tmp_path / "pipe")
+    assert json.loads(os.read(reader, 1 << 16)) == run.json
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert_refused(pilum(*build_words(table), "--report", tmp_path), 1, "directory")
+
+
+def test_names_cannot_steer_the_terminal(tmp_path):
+    path = tmp_path / "t.lance"
+    lance.write_dataset(table_of(make_vectors(300, DIM), column="v\x1b[31mec\x9b\n"), str(path))
+    pilum_ok("create-index", path, "--column", "v\x1b[31mec\x9b\n", "--type", "IVF_FLAT", "--name", "a\x1b]0;b\nc\x7f")
+    seen = pilum_ok("inspect", path)
+    assert not set("\x1b\x9b\x7f") & set(seen.stdout)
+    assert "a?]0;b?c?" in seen.stdout and "v?[31mec??" in seen.stdout
+    assert pilum_ok("inspect", path, "--json").json["indexes"][0]["name"] == "a\x1b]0;b\nc\x7f"
+    assert not set("\x1b\x9b\x7f") & set(pilum("inspect", path, "--index", "a\x1b").stderr)
+
+
 @pytest.mark.parametrize("progress", ["auto", "bar", "plain", "json", "none"])
 def test_stdout_holds_the_document_alone(table, progress):
     run = pilum_ok(*build_words(table), "--json", "--progress", progress)
