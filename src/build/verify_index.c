@@ -76,6 +76,31 @@ static bool has_fragment(const struct plm_manifest *m, uint64_t id)
     return false;
 }
 
+/* The manifest says how long the files of a segment are; readers that are told so do not notice a longer one. */
+static enum plm_code check_sizes(struct verifying *v, const struct plm_index_meta *meta, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    struct plm_store *store;
+    const char *prefix;
+    char uuid[37], *path = NULL;
+    uint64_t size_bytes;
+
+    plm_uuid_text(meta->uuid, uuid);
+    PLM_TRY(plm_manifest_base(&v->table.manifest, meta->base_id, "_indices/", &store, &prefix, err));
+    for (size_t i = 0; i < meta->n_files; i++) {
+        PLM_TRY(plm_format(v->ctx, &path, err, "%s%s/%s", prefix, uuid, meta->files[i].path));
+        PLM_TRY(plm_store_size(store, path, &size_bytes, err));
+        if (meta->files[i].size_bytes != 0 && size_bytes != meta->files[i].size_bytes)
+            plm_problem(&v->findings, "size", UINT64_MAX, meta->files[i].path, "%.0f bytes", (double)size_bytes,
+                        (double)meta->files[i].size_bytes);
+        plm_free(v->ctx, path);
+        path = NULL;
+    }
+done:
+    plm_free(v->ctx, path);
+    return rc;
+}
+
 /* Fragments that were removed since do not count: their rows are dead. */
 static enum plm_code open_covered(struct verifying *v, size_t i, struct plm_err *err)
 {
@@ -88,6 +113,7 @@ static enum plm_code open_covered(struct verifying *v, size_t i, struct plm_err 
     if (v->segments[i].model.dim != v->column.dim)
         return plm_fail(err, PLM_CORRUPT, "index \"%s\" has dimension %u, its column %u", c->meta->name,
                         v->segments[i].model.dim, v->column.dim);
+    PLM_TRY(check_sizes(v, c->meta, err));
     PLM_TRY(plm_alloc(v->ctx, &ids, c->meta->n_fragments, sizeof *ids, err));
     for (size_t f = 0; f < c->meta->n_fragments; f++)
         if (has_fragment(&v->table.manifest, c->meta->fragments[f]))

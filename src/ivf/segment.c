@@ -40,6 +40,19 @@ done:
     return rc;
 }
 
+/* index.idx has columns without rows; stock Lance does not open it when what describes them is damaged. */
+static enum plm_code check_markers(struct plm_datafile *file, struct plm_err *err)
+{
+    static const struct plm_column_shape any = {.items = 1, .bits = 64};
+    enum plm_code rc = PLM_OK;
+    uint64_t n_rows, n_bytes;
+
+    for (uint32_t c = 0; plm_datafile_n_rows(file) == 0 && c < plm_datafile_n_columns(file); c++)
+        PLM_TRY(plm_datafile_check_column(file, c, &any, &n_rows, &n_bytes, err));
+done:
+    return rc;
+}
+
 /* index.idx: type, metric, centroids, loss. */
 static enum plm_code open_model(struct opening *o, struct plm_segment *s, struct plm_err *err)
 {
@@ -50,6 +63,7 @@ static enum plm_code open_model(struct opening *o, struct plm_segment *s, struct
     size_t n_sub = 0;
 
     plm_buf_init(&buf, o->ctx, BUFFER_BYTES_MAX);
+    PLM_TRY(check_markers(o->main, err));
     PLM_TRY(plm_index_kind_parse(plm_datafile_metadata(o->main, "lance:index"), &m->quantizer,
                                  &m->metric, err));
     PLM_TRY(read_ivf(o->main, &buf, &ivf, err));

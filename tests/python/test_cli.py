@@ -350,6 +350,25 @@ def test_verify_finds_a_damaged_index(table):
     assert pilum("verify", table, "--index", "vec_idx", "--full").status == 1
 
 
+def test_verify_finds_what_stock_lance_would_stumble_over(table):
+    """Bytes behind the end, which only a reader that asks for the size meets; the description of a column without rows."""
+    create_index(table, "vec", "SQ", partitions=4)
+    (segment,) = index_named(lance.dataset(str(table)), "vec_idx").segments
+    folder = table / "_indices" / str(segment.uuid)
+    good = {name: (folder / name).read_bytes() for name in ("index.idx", "auxiliary.idx")}
+    for name in good:
+        (folder / name).write_bytes(good[name] + b"more")
+        run = pilum("verify", table, "--index", "vec_idx", "--json")
+        (problem,) = run.json["problems"]
+        assert run.status == 1
+        assert (problem["kind"], problem["where"], problem["expected"]) == ("size", name, len(good[name]))
+        (folder / name).write_bytes(good[name])
+    broken = bytearray(good["index.idx"])
+    broken[good["index.idx"].rindex(b"ColumnEncoding")] ^= 1
+    (folder / "index.idx").write_bytes(broken)
+    assert pilum("verify", table, "--index", "vec_idx").status == 1
+
+
 # ---- options that shape the result -----------------------------------------------------------------
 
 
