@@ -105,7 +105,7 @@ def contents(uri, name):
     kind = {"flat": "FLAT", "__sq_code": "SQ", "__pq_code": "PQ"}[table.column_names[1]]
     column = table.column(1)
     width = column.type.list_size
-    codes = (column.combine_chunks() if hasattr(column, "combine_chunks") else column).flatten().to_numpy().reshape(-1, width)
+    codes = column.combine_chunks().flatten().to_numpy().reshape(-1, width)
     made = Contents(kind, meta["distance_type"], rowids, np.repeat(np.arange(len(lengths)), lengths), codes, centroids)
     storage = json.loads(json.loads(meta["storage_metadata"])[0])
     if kind == "SQ":

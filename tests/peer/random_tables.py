@@ -13,10 +13,13 @@ import pyarrow as pa
 from helpers import ARROW_TYPE, NUMPY_TYPE
 
 VALUES_MAX = 260_000  # rows x dimensions
-DIMS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 24, 31, 32, 63, 64, 65, 96, 127, 128, 160, 257, 384, 509, 768, 1024, 2048, 4095, 4096)
+DIMS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 24, 31, 32, 63, 64, 65, 96, 127, 128, 160, 257, 384, 509, 768, 1024, 2048, 4095,
+        4096)
 ROWS = (1, 2, 3, 17, 64, 255, 256, 257, 400, 777, 1_000, 1_025, 2_000, 4_096, 5_000)
 CONTENTS = ("clustered", "gaussian", "equal", "few", "grid", "one_hot", "far", "large", "small", "sorted", "skewed", "huge",
             "denormal")
+BAD = ("null", "element", "nan", "inf", "zero")
+BESIDE = ("text", "dictionary", "wide", "list", "second", "compressed")
 NAMES = ("t.lance", "with space.lance", "ünï-Ж.lance", "100%25 a%20b.lance", "a#b&c=d+e.lance", "plain")
 FORMS = ("absolute", "relative", "slash", "symlink", "uri")
 CHANGES = ("append", "append_one", "append_nothing", "append_nulls", "delete_mod", "delete_fragment", "delete_all_but_one",
@@ -70,11 +73,11 @@ def draw(seed):
         changes = [c for c in changes if c != "rewrite_vectors" and (version, c) != ("2.0", "append_nulls")]
     return Case(
         seed=seed, element=r.choice(("f32", "f32", "f16", "f64")), dim=dim, rows=rows, version=version,
-        stable=r.random() < 0.3, per_file=r.choice((1 << 20, 1 << 20, 1_000, 333, 64)) if rows > 100 else r.choice((1 << 20, 7)),
-        content=r.choice(CONTENTS), bad={b: r.choice((0.01, 0.3)) for b in ("null", "element", "nan", "inf", "zero")
-                                         if r.random() < 0.2},
-        nested=nested, beside=[b for b in ("text", "dictionary", "wide", "list", "second", "compressed") if r.random() < 0.25],
-        changes=changes, name=r.choice(NAMES), form=r.choice(FORMS), kind=kind, metric=r.choice(("l2", "cosine", "dot")),
+        stable=r.random() < 0.3,
+        per_file=r.choice((1 << 20, 1 << 20, 1_000, 333, 64)) if rows > 100 else r.choice((1 << 20, 7)),
+        content=r.choice(CONTENTS), bad={bad: r.choice((0.01, 0.3)) for bad in BAD if r.random() < 0.2},
+        nested=nested, beside=[other for other in BESIDE if r.random() < 0.25], changes=changes, name=r.choice(NAMES),
+        form=r.choice(FORMS), kind=kind, metric=r.choice(("l2", "cosine", "dot")),
         partitions=r.choice((1, 2, 3, 8, 17, 40)), sub_vectors=r.choice(divisors), options=options)
 
 
@@ -114,7 +117,8 @@ def vectors_like(content, n, dim, rng):
 
 def column_of(case, n, rng):
     """The vectors of n new rows, some of them spoilt in the ways of the case."""
-    vectors = vectors_like(case.content, n, case.dim, rng).astype(NUMPY_TYPE[case.element])
+    with np.errstate(over="ignore"):
+        vectors = vectors_like(case.content, n, case.dim, rng).astype(NUMPY_TYPE[case.element])
     holes = np.zeros((n, case.dim), dtype=bool)
     null = np.zeros(n, dtype=bool)
     for bad, share in case.bad.items():
