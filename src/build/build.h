@@ -98,8 +98,10 @@ PLM_MUST_CHECK enum plm_code
 plm_build_verify(struct plm_job *job, const char *level, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code plm_build_commit(struct plm_job *job, struct plm_err *err);
 
-/* train.c: an empty model of k partitions of the plan's shape; and everything trained, freed. */
-PLM_MUST_CHECK enum plm_code plm_job_model_init(struct plm_job *job, uint32_t k, struct plm_err *err);
+/* train.c: an empty model of k partitions of the plan's shape; room for its centroids; and everything
+ * trained, freed. */
+void plm_job_model_init(struct plm_job *job, uint32_t k);
+PLM_MUST_CHECK enum plm_code plm_job_model_room(struct plm_job *job, struct plm_err *err);
 void plm_job_model_reset(struct plm_job *job);
 /* verify.c: frees what was found. */
 void plm_job_findings_reset(struct plm_job *job);

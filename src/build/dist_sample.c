@@ -402,6 +402,10 @@ static enum plm_code load_shard(struct plm_dist *d, uint64_t number, struct plm_
     PLM_TRY(read_slices(d, message, &slices, &head, err));
     PLM_TRY(plm_sample_take_slices(&d->job.source, d->job.plan.metric, slices, (size_t)head.n, room_left(d),
                                    d->spill, path, &shard.sample, err));
+    if (d->job.plan.memory.spills_projected) {
+        shard.sample.aside = d->spill;
+        snprintf(shard.sample.aside_path, sizeof shard.sample.aside_path, "projected-%" PRIu64, number);
+    }
     PLM_TRY(put_held(&shard.sample, slices, (size_t)head.n, &shard.answer, err));
     PLM_TRY(plm_buf_add(answer, shard.answer.data, shard.answer.len, err));
     if (head.load)

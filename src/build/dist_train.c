@@ -234,7 +234,8 @@ enum plm_code plm_dist_take_centroids(struct plm_dist *d, struct plm_view messag
     if (k < 1 || k > job->plan.num_partitions ||
         plm_reader_left(&r) != k * job->plan.column.dim * sizeof(float))
         return plm_fail(err, PLM_CORRUPT, "message: %" PRIu64 " centroids in %zu bytes", k, plm_reader_left(&r));
-    PLM_TRY(plm_job_model_init(job, (uint32_t)k, err));
+    plm_job_model_init(job, (uint32_t)k);
+    PLM_TRY(plm_job_model_room(job, err));
     d->has_model = false;
     PLM_TRY(plm_reader_copy(&r, job->model.centroids, plm_reader_left(&r), err));
     for (size_t i = 0; i < k * job->model.dim; i++)

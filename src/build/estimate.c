@@ -192,9 +192,12 @@ static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
         spilled = w->sample * w->d * 4;
+    double projected = w->plan->memory.spills_projected ? w->sample * w->projected * 4 : 0;
+
     out->bytes_read = (uint64_t)(w->column_bytes * (1 + again + w->sample / w->n) + runs + w->n * (8 + seen_bytes(w)) +
-                                 fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2));
-    out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled);
+                                 fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2) +
+                                 projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
+    out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled + projected);
 }
 
 /* Reads and writes of merging: each group of blocks takes two slices of every run, or stretches of rows

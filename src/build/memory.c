@@ -78,10 +78,10 @@ static uint64_t encode_bytes(const struct shape *s, unsigned threads, size_t bat
 
 /* ---- merge and verify ------------------------------------------------------------------ */
 
-/* index.idx is made in memory: the message, and the file that holds it. */
+/* index.idx is made in memory: the message, and the file that holds it; the tail of auxiliary.idx. */
 static uint64_t tail_bytes(const struct shape *s)
 {
-    return 2 * s->centroids + 2 * s->codebook + (uint64_t)s->plan->num_partitions * 64;
+    return 2 * s->centroids + 4 * s->codebook + (uint64_t)s->plan->num_partitions * 128;
 }
 
 /* Merging beside the blocks that are put together at once. */
@@ -89,7 +89,7 @@ static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t 
 {
     const struct plm_plan *p = s->plan;
     uint64_t k = p->num_partitions, runs = p->n_live / task_rows + 1 + p->n_segments;
-    return s->fixed + s->centroids + s->codebook + 2 * tail_bytes(s) + k * 12 * (1 + p->n_segments) +
+    return s->fixed + s->centroids + s->codebook + tail_bytes(s) + k * 12 * (1 + p->n_segments) +
            2 * runs * ((k + 1) * sizeof(uint32_t) + 512) + threads * (slice + 65536);
 }
 
@@ -153,18 +153,26 @@ static uint64_t codebook_bytes(const struct shape *s, unsigned threads, size_t g
     return ids + 3 * s->codebook + plm_max_u64(place, columns + plm_max_u64(learn, gather));
 }
 
+/* What training keeps on disk. */
+enum spill { NOTHING, SAMPLE, SAMPLE_AND_PROJECTED, N_SPILLS };
+
 /* Training beside the rows of the sample. */
-static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group, bool spilled)
+static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group, enum spill spill)
 {
     const struct plm_plan *p = s->plan;
+    struct plm_train_shape shape = {kept_rows(p), p->column.dim, p->num_partitions, threads,
+                                    spill == SAMPLE_AND_PROJECTED};
+    bool spilled = spill != NOTHING;
     uint32_t dim = p->column.dim;
     uint64_t slices = kept_rows(p) / PLM_SLICE_ROWS + 66, rowids = kept_rows(p) * sizeof(uint64_t);
     uint64_t sampling = slices * 160 + batch_bytes(s, PLM_SLICE_ROWS);
-    uint64_t ivf = plm_train_bytes(kept_rows(p), dim, p->num_partitions, threads);
+    uint64_t ivf = plm_train_bytes(&shape);
     if (spilled)
         ivf += plm_train_spill_bytes(dim, threads);
-    uint64_t most = plm_max_u64(sampling, plm_max_u64(ivf, codebook_bytes(s, threads, pq_group, spilled)));
-    return s->fixed + s->centroids + rowids + most + PLM_PROBE_QUERIES * dim * sizeof(float);
+    uint64_t codebook = s->centroids + codebook_bytes(s, threads, pq_group, spilled); /* centroids: the model's */
+    uint64_t handed_over = s->centroids + p->num_partitions * (uint64_t)dim * sizeof(float);
+    uint64_t most = plm_max_u64(plm_max_u64(sampling, ivf), plm_max_u64(codebook, handed_over));
+    return s->fixed + rowids + most + PLM_PROBE_QUERIES * dim * sizeof(float);
 }
 
 /* ---- what fits ------------------------------------------------------------------------------ */
@@ -262,7 +270,7 @@ static uint64_t fit_gather(const struct shape *s, uint64_t budget, uint64_t merg
     return beside + room;
 }
 
-/* The sample in memory or, failing that, spilled; then fewer sub-vectors at a time, then fewer
+/* The sample in memory or, failing that, spilled, then projected rows, too; then fewer sub-vectors at a time, then fewer
  * threads; else what takes least. Returns the bytes that training takes. */
 static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_memory_plan *m)
 {
@@ -272,15 +280,16 @@ static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_mem
     unsigned fewest = p->n_workers > 0 ? p->ctx->threads : 1; /* workers train with all they have */
 
     for (unsigned threads = p->ctx->threads; threads >= fewest; threads /= 2)
-        for (int spilled = 0; spilled <= 1; spilled++)
+        for (int spill = NOTHING; spill < N_SPILLS; spill++)
             for (size_t group = plm_min_size(whole, 16); group >= 1; group /= 2) {
-                uint64_t bytes = train_bytes(s, threads, group, spilled) + (spilled ? 0 : kept);
+                uint64_t bytes = train_bytes(s, threads, group, (enum spill)spill) + (spill ? 0 : kept);
                 if (bytes >= least)
                     continue;
                 least = bytes;
                 m->train_threads = threads;
                 m->pq_group = group;
-                m->sample_bytes = spilled ? 0 : (size_t)plm_min_u64(kept, SIZE_MAX / 2);
+                m->sample_bytes = spill ? 0 : (size_t)plm_min_u64(kept, SIZE_MAX / 2);
+                m->spills_projected = spill == SAMPLE_AND_PROJECTED;
                 if (bytes <= budget)
                     return bytes;
             }

@@ -132,7 +132,8 @@ static enum plm_code make_room(struct plm_job *job, const struct header *h, floa
     struct plm_ctx *ctx = job->ctx;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_job_model_init(job, h->k, err));
+    plm_job_model_init(job, h->k);
+    PLM_TRY(plm_job_model_room(job, err));
     PLM_TRY(plm_alloc(ctx, &job->ivf_loss, h->n_ivf_loss, sizeof(double), err));
     PLM_TRY(plm_alloc(ctx, &job->pq_error, h->n_pq_error, sizeof(double), err));
     PLM_TRY(plm_alloc(ctx, &job->probes.vectors, h->n_probes * h->dim, sizeof(float), err));

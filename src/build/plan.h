@@ -35,6 +35,7 @@ struct plm_memory_plan {
     size_t batch_rows;         /* rows read at once by each encoding thread */
     uint64_t task_rows;        /* rows in a run */
     size_t sample_bytes;       /* rows of the sample kept in memory up to this, else spilled */
+    bool spills_projected;     /* rows of the sample, projected for training, are spilled as well */
     uint64_t merge_bytes;      /* of index put together at once from runs */
     size_t slice_bytes;        /* of a run that a merging thread reads at once */
     uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */

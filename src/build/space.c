@@ -4,8 +4,9 @@
 #include <sys/statvfs.h>
 
 #include "build/plan_parts.h"
+#include "cluster/train.h"
 
-#define LITTLE_BYTES ((uint64_t)1 << 20) /* model, checkpoints, report */
+#define LITTLE_BYTES ((uint64_t)1 << 20) /* plan, report */
 
 /* The device of a directory and its free bytes. A directory that is not there yet: of the one above. */
 static bool look(const char *dir, dev_t *device, uint64_t *free_bytes)
@@ -36,7 +37,12 @@ static uint64_t work_bytes(const struct plm_plan *p)
     uint64_t code = p->memory.gather_bytes ? sizeof(uint32_t) : plm_plan_code_bytes(p);
     uint64_t runs = p->n_live * (code + sizeof(uint64_t)) + p->n_tasks * (uint64_t)p->num_partitions * 4;
     uint64_t sample = p->sample_rows * p->column.dim * sizeof(float);
-    return plm_max_u64(runs, sample > p->memory.sample_bytes ? sample : 0) + LITTLE_BYTES;
+    uint64_t spilled = sample > p->memory.sample_bytes ? sample : 0;
+
+    if (p->memory.spills_projected)
+        spilled += plm_train_aside_bytes((size_t)p->sample_rows, p->column.dim);
+    uint64_t model = 2 * (uint64_t)p->num_partitions * p->column.dim * sizeof(float); /* and a checkpoint */
+    return plm_max_u64(runs, spilled) + model + LITTLE_BYTES;
 }
 
 static uint64_t index_bytes(const struct plm_plan *p)

@@ -12,7 +12,7 @@
 #define CHECKPOINT_EVERY_S 5.0
 #define CHECKPOINT_BYTES_MAX ((size_t)2 << 30)
 
-enum plm_code plm_job_model_init(struct plm_job *job, uint32_t k, struct plm_err *err)
+void plm_job_model_init(struct plm_job *job, uint32_t k)
 {
     const struct plm_plan *p = &job->plan;
     struct plm_model *m = &job->model;
@@ -24,7 +24,13 @@ enum plm_code plm_job_model_init(struct plm_job *job, uint32_t k, struct plm_err
     m->element = p->column.element;
     m->dim = p->column.dim;
     m->k = k;
-    return plm_alloc(job->ctx, &m->centroids, (size_t)k * m->dim, sizeof(float), err);
+}
+
+enum plm_code plm_job_model_room(struct plm_job *job, struct plm_err *err)
+{
+    struct plm_model *m = &job->model;
+
+    return plm_alloc(job->ctx, &m->centroids, (size_t)m->k * m->dim, sizeof(float), err);
 }
 
 void plm_job_model_reset(struct plm_job *job)
@@ -68,8 +74,16 @@ enum plm_code plm_matrix_floats(const struct plm_matrix_view *m, const char *wha
 static enum plm_code take_sample(struct plm_job *job, struct plm_sample *sample, struct plm_err *err)
 {
     const struct plm_plan *p = &job->plan;
-    return plm_sample_take(&job->source, p->metric, p->sample_rows, p->seed, p->memory.sample_bytes,
-                           job->work, "sample", sample, err);
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_sample_take(&job->source, p->metric, p->sample_rows, p->seed, p->memory.sample_bytes,
+                            job->work, "sample", sample, err));
+    if (p->memory.spills_projected) {
+        sample->aside = job->work;
+        snprintf(sample->aside_path, sizeof sample->aside_path, "projected");
+    }
+done:
+    return rc;
 }
 
 /* A power of two so small that a distance in units of it keeps 60 bits, and so large that no
@@ -191,7 +205,7 @@ static enum plm_code begin_centroids(struct plm_job *job, uint64_t n_sample, str
     if (k < job->plan.num_partitions)
         plm_warn(job->ctx, "%u partitions instead of %u: there are no more usable rows", k,
                  job->plan.num_partitions);
-    PLM_TRY(plm_job_model_init(job, k, err));
+    plm_job_model_init(job, k);
     PLM_TRY(open_trainer(job, n_sample, k, &trainer, err));
     plm_trainer_progress(trainer, &done, &total);
     plm_progress_begin(job->ctx, "train", total + job->plan.num_sub_vectors, "steps");
@@ -208,6 +222,7 @@ enum plm_code plm_train_take_centroids(struct plm_job *job, const struct plm_tra
     const double *losses;
     enum plm_code rc = PLM_OK;
 
+    PLM_TRY(plm_job_model_room(job, err));
     memcpy(job->model.centroids, plm_trainer_centroids(trainer), n_values * sizeof(float));
     plm_round_to_element(job->model.centroids, n_values, job->model.element);
     size_t n = plm_trainer_losses(trainer, &losses);
@@ -234,7 +249,8 @@ static enum plm_code take_given(struct plm_job *job, const struct plm_matrix_vie
                                 struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
-    PLM_TRY(plm_job_model_init(job, job->plan.num_partitions, err));
+    plm_job_model_init(job, job->plan.num_partitions);
+    PLM_TRY(plm_job_model_room(job, err));
     PLM_TRY(plm_matrix_floats(given, "ivf_centroids", job->model.centroids, err));
     plm_round_to_element(job->model.centroids, (size_t)job->model.k * job->model.dim, job->model.element);
     plm_progress_begin(job->ctx, "train", job->plan.num_sub_vectors, "steps");
@@ -283,6 +299,8 @@ static enum plm_code make_model(struct plm_job *job, const struct plm_build_opti
     PLM_TRY(plm_train_begin(job, o, &facts, &trainer, err));
     if (trainer)
         PLM_TRY(train_centroids(job, &sample, trainer, err));
+    plm_trainer_destroy(trainer); /* as large as the centroids */
+    trainer = NULL;
     if (job->plan.quantizer == PLM_PQ)
         PLM_TRY(plm_build_train_pq(job, &sample, &o->pq_codebook, err));
     PLM_TRY(draw_probes(job, &sample, err));

@@ -6,8 +6,8 @@ size_t plm_basis_bytes(size_t k, size_t dim)
 {
     size_t n = plm_min_size(k, PLM_HEAD_SAMPLE);
 
-    /* the sample and its transpose; scores, twice; axes; panels and blocks of either product, or the
-     * axes in the two layouts of Gram-Schmidt and blocks of those */
+    /* the sample, and as much for the blocks of all threads; scores, twice; axes; panels of either
+     * product, or the axes in the two layouts of Gram-Schmidt and blocks of those */
     return sizeof(float) * (2 * n * dim + 2 * n * PLM_HEAD_MAX + dim * PLM_HEAD_MAX +
                             plm_max_size(n, dim + PLM_PANEL) * (2 * PLM_HEAD_MAX + PLM_BLOCK_ROWS)) +
            8192;
@@ -28,7 +28,8 @@ enum plm_code plm_assign_basis(const struct plm_assigner *assigner, float *basis
         for (size_t d = 0; d < dim; d++)
             sample[i * dim + d] = lane[d * PLM_PANEL];
     }
-    PLM_TRY(plm_basis_make(assigner->ctx, sample, n, dim, PLM_HEAD_MAX, 1, basis, err));
+    struct plm_basis_rows rows = {(const uint8_t *)sample, dim * sizeof *sample, n, dim, INFINITY, NULL};
+    PLM_TRY(plm_basis_make(assigner->ctx, &rows, PLM_HEAD_MAX, 1, basis, err));
 done:
     plm_free(assigner->ctx, sample);
     return rc;

@@ -6,45 +6,7 @@
 
 #define ROUNDS 3 /* a random start and two power steps: more change nothing measurable */
 
-/* out [n][r] = rows [n][dim] * V, V in panels. */
-struct product {
-    const struct plm_kernels *kernels;
-    const float *rows;
-    size_t n, dim, r;
-    const struct plm_panels *panels;
-    float *packed; /* one block per thread */
-    float *out;
-};
-
-static enum plm_code product_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
-{
-    const struct product *p = arg;
-    size_t first = task * PLM_BLOCK_ROWS, n = plm_min_size(PLM_BLOCK_ROWS, p->n - first);
-    float *packed = p->packed + worker * plm_packed_floats(p->dim);
-    (void)err;
-
-    p->kernels->pack_rows(p->rows + first * p->dim, p->dim, n, p->dim, packed);
-    p->kernels->project(packed, n, p->panels->values, p->panels->n_panels, p->dim,
-                        p->out + first * p->r, p->r);
-    return PLM_OK;
-}
-
-static enum plm_code multiply(struct plm_ctx *ctx, const float *rows, size_t n, size_t dim,
-                              const float *columns, size_t r, float *out, struct plm_err *err)
-{
-    struct plm_panels panels = {0};
-    struct product p = {ctx->kernels, rows, n, dim, r, &panels, NULL, out};
-    enum plm_code rc = PLM_OK;
-
-    PLM_TRY(plm_panels_alloc(ctx, r, dim, &panels, err));
-    PLM_TRY(plm_alloc(ctx, &p.packed, ctx->threads * plm_packed_floats(dim), sizeof *p.packed, err));
-    plm_panels_fill(&panels, columns, r, true);
-    PLM_TRY(plm_parallel(ctx, (n + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS, product_task, &p, err));
-done:
-    plm_free(ctx, p.packed);
-    plm_panels_reset(&panels);
-    return rc;
-}
+/* ---- products -------------------------------------------------------------------------------- */
 
 #define SQUARE 16 /* a side is a cache line: each line is written while it is at hand */
 
@@ -55,6 +17,86 @@ static void transpose(const float *in, size_t n_rows, size_t n_columns, float *o
             for (size_t i = top; i < plm_min_size(top + SQUARE, n_rows); i++)
                 for (size_t j = left; j < plm_min_size(left + SQUARE, n_columns); j++)
                     out[j * n_rows + i] = in[i * n_columns + j];
+}
+
+/* The matrix of the rows, scaled; it is never made as a whole. */
+struct matrix {
+    const struct plm_basis_rows *rows;
+    double factor;
+};
+
+/* Values [first, first + n) of row i, as the matrix has them. */
+static inline void take_values(const struct matrix *m, size_t i, size_t first, size_t n, float *out)
+{
+    const struct plm_basis_rows *rows = m->rows;
+    const float *row = (const float *)(const void *)(rows->first + i * rows->stride) + first;
+    float cap = rows->cap;
+
+    for (size_t d = 0; d < n; d++) {
+        float value = row[d] > cap ? cap : row[d] < -cap ? -cap : row[d];
+
+        value = rows->mean ? value - rows->mean[first + d] : value;
+        out[d] = (float)((double)value * m->factor);
+    }
+}
+
+/* Values [first, first + n_values) of all rows, turned: out [n_values][rows]. */
+static void take_columns(const struct matrix *m, size_t first, size_t n_values, float *out)
+{
+    float row[PLM_BLOCK_ROWS];
+
+    for (size_t i = 0; i < m->rows->n; i++) {
+        take_values(m, i, first, n_values, row);
+        for (size_t d = 0; d < n_values; d++)
+            out[d * m->rows->n + i] = row[d];
+    }
+}
+
+/* out [n][r] = the matrix, or it turned, * V; V in panels. */
+struct product {
+    const struct plm_kernels *kernels;
+    const struct matrix *matrix;
+    bool turned;
+    size_t n, dim, r;
+    const struct plm_panels *panels;
+    float *blocks; /* per thread: rows, and the same packed */
+    float *out;
+};
+
+static enum plm_code product_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    const struct product *p = arg;
+    size_t first = task * PLM_BLOCK_ROWS, n = plm_min_size(PLM_BLOCK_ROWS, p->n - first);
+    float *rows = p->blocks + worker * 2 * plm_packed_floats(p->dim), *packed = rows + plm_packed_floats(p->dim);
+    (void)err;
+
+    if (p->turned)
+        take_columns(p->matrix, first, n, rows);
+    else
+        for (size_t i = 0; i < n; i++)
+            take_values(p->matrix, first + i, 0, p->dim, rows + i * p->dim);
+    p->kernels->pack_rows(rows, p->dim, n, p->dim, packed);
+    p->kernels->project(packed, n, p->panels->values, p->panels->n_panels, p->dim,
+                        p->out + first * p->r, p->r);
+    return PLM_OK;
+}
+
+static enum plm_code multiply(struct plm_ctx *ctx, const struct matrix *matrix, bool turned,
+                              const float *columns, size_t r, float *out, struct plm_err *err)
+{
+    struct plm_panels panels = {0};
+    size_t n = matrix->rows->n, dim = matrix->rows->dim;
+    struct product p = {ctx->kernels, matrix, turned, turned ? dim : n, turned ? n : dim, r, &panels, NULL, out};
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_panels_alloc(ctx, r, p.dim, &panels, err));
+    PLM_TRY(plm_alloc(ctx, &p.blocks, ctx->threads * 2 * plm_packed_floats(p.dim), sizeof *p.blocks, err));
+    plm_panels_fill(&panels, columns, r, true);
+    PLM_TRY(plm_parallel(ctx, (p.n + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS, product_task, &p, err));
+done:
+    plm_free(ctx, p.blocks);
+    plm_panels_reset(&panels);
+    return rc;
 }
 
 /* ---- orthonormal rows ------------------------------------------------------------------------ */
@@ -187,41 +229,49 @@ done:
 
 /* ---- the iteration ------------------------------------------------------------------------------ */
 
-/* Values in [-1, 1], so that no product overflows; by a power of two, hence exact. */
-static void scale_down(const struct plm_kernels *kernels, float *rows, size_t n_values)
+/* Scales values into [-1, 1], so that no product overflows; by a power of two, hence exact. */
+static enum plm_code find_scale(struct plm_ctx *ctx, struct matrix *m, struct plm_err *err)
 {
-    float lo, hi;
-
-    kernels->min_max(rows, n_values, &lo, &hi);
-    double factor = ldexp(1.0, -plm_grid_exponent(fmax(fabs((double)lo), fabs((double)hi))));
-    for (size_t i = 0; i < n_values; i++)
-        rows[i] = (float)((double)rows[i] * factor);
-}
-
-enum plm_code plm_basis_make(struct plm_ctx *ctx, float *rows, size_t n, size_t dim, size_t r,
-                             uint64_t seed, float *basis, struct plm_err *err)
-{
-    float *turned = NULL, *y = NULL, *y_turned = NULL, *z = NULL;
+    float *row = NULL, lo, hi;
+    double most = 0;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(plm_alloc(ctx, &turned, n * dim, sizeof *turned, err));
+    m->factor = 1;
+    PLM_TRY(plm_alloc(ctx, &row, m->rows->dim, sizeof *row, err));
+    for (size_t i = 0; i < m->rows->n; i++) {
+        take_values(m, i, 0, m->rows->dim, row);
+        ctx->kernels->min_max(row, m->rows->dim, &lo, &hi);
+        most = fmax(most, fmax(fabs((double)lo), fabs((double)hi)));
+    }
+    m->factor = ldexp(1.0, -plm_grid_exponent(most));
+done:
+    plm_free(ctx, row);
+    return rc;
+}
+
+enum plm_code plm_basis_make(struct plm_ctx *ctx, const struct plm_basis_rows *rows, size_t r,
+                             uint64_t seed, float *basis, struct plm_err *err)
+{
+    struct matrix matrix = {.rows = rows};
+    size_t n = rows->n, dim = rows->dim;
+    float *y = NULL, *y_turned = NULL, *z = NULL;
+    enum plm_code rc = PLM_OK;
+
     PLM_TRY(plm_alloc(ctx, &y, n * r, sizeof *y, err));
     PLM_TRY(plm_alloc(ctx, &y_turned, n * r, sizeof *y_turned, err));
     PLM_TRY(plm_alloc(ctx, &z, dim * r, sizeof *z, err));
-    scale_down(ctx->kernels, rows, n * dim);
-    transpose(rows, n, dim, turned);
+    PLM_TRY(find_scale(ctx, &matrix, err));
     for (size_t i = 0; i < r * dim; i++)
         basis[i] = plm_mix64(seed, i) & 1 ? 1.0f : -1.0f;
     PLM_TRY(orthonormalize(ctx, basis, r, dim, err));
     for (int round = 0; round < ROUNDS; round++) {
-        PLM_TRY(multiply(ctx, rows, n, dim, basis, r, y, err));
+        PLM_TRY(multiply(ctx, &matrix, false, basis, r, y, err));
         transpose(y, n, r, y_turned);
-        PLM_TRY(multiply(ctx, turned, dim, n, y_turned, r, z, err));
+        PLM_TRY(multiply(ctx, &matrix, true, y_turned, r, z, err));
         transpose(z, dim, r, basis);
         PLM_TRY(orthonormalize(ctx, basis, r, dim, err));
     }
 done:
-    plm_free(ctx, turned);
     plm_free(ctx, y);
     plm_free(ctx, y_turned);
     plm_free(ctx, z);

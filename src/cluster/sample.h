@@ -26,6 +26,8 @@ struct plm_sample {
     float lo, hi;           /* least and greatest value: the bounds of SQ */
     bool is_whole;          /* every live row was looked at */
     bool is_borrowed;       /* rows are the caller's */
+    struct plm_store *aside; /* borrowed: where shards of it keep projected rows; NULL: in memory */
+    char aside_path[48];
 };
 
 PLM_MUST_CHECK enum plm_code

@@ -1,76 +1,14 @@
-/* shard_full.c - passes over the rows in full dimension, a chunk at a time. */
+/* shard_full.c - passes over the rows in full dimension, a chunk at a time.
+ *
+ * A chunk's rows are placed, then added to the sums. Where these are large, all rows are placed first:
+ * what that takes is gone when the sums come. */
 #include "cluster/assign.h"
 #include "cluster/shard_impl.h"
 
 #define TASK_ROWS PLM_PASS_ROWS
 #define CHUNK_ROWS ((size_t)1 << 16)    /* in memory: only ids and distances are kept */
 #define CHUNK_BYTES ((size_t)32 << 20)  /* rows read back from a spilled sample at a time, at most */
-
-/* ---- sums ------------------------------------------------------------------------------------- */
-
-/* Groups are cut into tasks of about equal rows; no two tasks touch the same sum. */
-struct cuts {
-    const struct plm_adding *adding;
-    size_t n_tasks;
-    float *capped; /* per worker */
-};
-
-static size_t first_group(const struct cuts *c, size_t task)
-{
-    const struct plm_adding *a = c->adding;
-    size_t rows = (size_t)((unsigned __int128)a->n * task / c->n_tasks), low = 0, high = a->n_ids;
-
-    while (low < high) { /* least group that starts at or behind `rows` */
-        size_t middle = low + (high - low) / 2;
-
-        if (a->starts[middle] < rows)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return task == c->n_tasks ? a->n_ids : low;
-}
-
-static enum plm_code add_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
-{
-    const struct cuts *c = arg;
-    const struct plm_adding *a = c->adding;
-    const struct plm_kernels *kernels = a->ctx->kernels;
-    const struct plm_step_head *h = &a->step->head;
-    float *capped = c->capped + worker * a->dim;
-    (void)err;
-
-    for (size_t id = first_group(c, task); id < first_group(c, task + 1); id++) {
-        double *sums = a->sums->sums + id * a->dim;
-
-        a->sums->sizes[id] += a->starts[id + 1] - a->starts[id];
-        for (size_t i = a->starts[id]; i < a->starts[id + 1]; i++) {
-            size_t row = a->order[i];
-            const float *values = a->rows + row * a->dim;
-
-            if (a->use_cap) {
-                plm_cap_row(values, a->dim, h->cap, capped);
-                values = capped;
-            }
-            kernels->grid_add(sums, values, a->dim, h->magic_sum);
-            a->sums->losses[id] += plm_fixed((double)a->distances[row], h->loss_limit, h->loss_scale);
-        }
-    }
-    return PLM_OK;
-}
-
-enum plm_code plm_add_grouped(struct plm_adding *adding, struct plm_err *err)
-{
-    struct cuts c = {.adding = adding,
-                     .n_tasks = plm_min_size(adding->n_ids, 4 * (size_t)adding->ctx->threads)};
-    enum plm_code rc = PLM_OK;
-
-    PLM_TRY(plm_alloc(adding->ctx, &c.capped, adding->ctx->threads * adding->dim, sizeof *c.capped, err));
-    PLM_TRY(plm_parallel(adding->ctx, c.n_tasks, add_task, &c, err));
-done:
-    plm_free(adding->ctx, c.capped);
-    return rc;
-}
+#define SUMS_BYTES ((size_t)64 << 20)   /* larger ones wait until all rows are placed */
 
 /* ---- one pass ----------------------------------------------------------------------------------- */
 
@@ -83,26 +21,34 @@ struct pass {
     double *exact;                       /* LLOYD without axes, per worker: [TASK_ROWS] */
     float *gathered;                     /* rows left open, per worker */
     struct plm_panels panels;            /* MEANS */
-    float *packed;                       /* MEANS, per worker */
+    float *packed;                       /* MEANS, per worker: rows packed, rows read */
+    bool sums_wait;                      /* until all rows are placed */
+    uint32_t n_open_all;
     size_t chunk_rows, first, n, n_open; /* the chunk in work */
     float *room;                         /* rows of a chunk, when spilled */
     const float *rows;                   /* of the chunk */
-    uint32_t *ids, *order;               /* [chunk_rows] */
+    uint32_t *all_ids, *order;           /* [rows if sums wait, else chunk_rows]; [chunk_rows] */
+    float *all_distances;                /* as all_ids */
+    uint32_t *ids;                       /* those of the chunk */
     float *distances;
     size_t *starts;
 };
 
-static void place_projected(const struct pass *p, size_t at, size_t n, float *packed)
+static enum plm_code place_projected(const struct pass *p, size_t at, size_t n, float *packed,
+                                     struct plm_err *err)
 {
     const struct plm_shard *s = p->shard;
     bool dot = p->step->head.metric == PLM_DOT;
     float second[PLM_BLOCK_ROWS];
+    const float *rows;
+    enum plm_code rc = PLM_OK;
 
     for (size_t i = at; i < at + n; i += PLM_BLOCK_ROWS) {
         size_t n_block = plm_min_size(PLM_BLOCK_ROWS, at + n - i), row = p->first + i;
         float *best = p->distances + i;
 
-        s->kernels->pack_rows(s->projected + row * s->r, s->r, n_block, s->r, packed);
+        PLM_TRY(plm_shard_projected(s, row, n_block, packed + plm_packed_floats(s->r), &rows, err));
+        s->kernels->pack_rows(rows, s->r, n_block, s->r, packed);
         s->kernels->nearest(packed, n_block, p->panels.values, p->panels.half_norms,
                             p->panels.n_panels, s->r, best, second, p->ids + i);
         for (size_t j = 0; j < n_block; j++) {
@@ -111,6 +57,8 @@ static void place_projected(const struct pass *p, size_t at, size_t n, float *pa
             best[j] = dot ? 1 + best[j] : 2 * (best[j] + s->half_norms[row + j]);
         }
     }
+done:
+    return rc;
 }
 
 static enum plm_code place_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
@@ -124,15 +72,13 @@ static enum plm_code place_task(void *arg, size_t task, unsigned worker, struct 
     PLM_TRY(plm_sample_rows(s->sample, p->first + at, n, p->room ? p->room + at * s->dim : NULL, &rows,
                             err));
     if (p->head) {
-        plm_place_by_head(p->head, rows, p->first + at, n, worker, p->ids + at);
+        PLM_TRY(plm_place_by_head(p->head, rows, p->first + at, n, worker, p->ids + at, err));
         for (size_t i = at; i < at + n; i++)
             p->distances[i] = p->step->head.metric == PLM_DOT ? 0 : s->squares[p->first + i];
         return PLM_OK;
     }
-    if (p->packed) {
-        place_projected(p, at, n, p->packed + worker * plm_packed_floats(s->r));
-        return PLM_OK;
-    }
+    if (p->packed)
+        return place_projected(p, at, n, p->packed + worker * 2 * plm_packed_floats(s->r), err);
     double *exact = p->exact + worker * (size_t)TASK_ROWS;
     PLM_TRY(plm_assign(p->assigner, rows, n, p->ids + at, exact, &p->scratch[worker], err));
     for (size_t i = 0; i < n; i++)
@@ -197,38 +143,69 @@ done:
     return rc;
 }
 
-static enum plm_code run_chunk(struct pass *p, struct plm_partial *sums, struct plm_err *err)
+static void take_chunk(struct pass *p, size_t first)
+{
+    p->first = first;
+    p->n = plm_min_size(p->chunk_rows, p->shard->n - first);
+    p->ids = p->all_ids + (p->sums_wait ? first : 0);
+    p->distances = p->all_distances + (p->sums_wait ? first : 0);
+}
+
+static enum plm_code read_task(void *arg, size_t task, unsigned worker, struct plm_err *err)
+{
+    const struct pass *p = arg;
+    size_t at = task * TASK_ROWS;
+    const float *rows;
+    (void)worker;
+
+    return plm_sample_rows(p->shard->sample, p->first + at, plm_min_size(TASK_ROWS, p->n - at),
+                           p->room + at * p->shard->dim, &rows, err);
+}
+
+static enum plm_code place_chunk(struct pass *p, struct plm_err *err)
 {
     struct plm_shard *s = p->shard;
-    struct plm_adding adding = {.ctx = s->ctx, .n = p->n, .dim = s->dim,
-                                .n_ids = sums->head->n, .starts = p->starts, .order = p->order,
-                                .distances = p->distances, .step = p->step, .sums = sums,
-                                .use_cap = plm_shard_needs_cap(s, p->step->head.cap)};
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_parallel(s->ctx, (p->n + TASK_ROWS - 1) / TASK_ROWS, place_task, p, err));
     p->rows = p->room;
     if (!p->room)
         PLM_TRY(plm_sample_rows(s->sample, p->first, p->n, NULL, &p->rows, err));
-    adding.rows = p->rows;
     if (p->head) {
         PLM_TRY(settle_open(p, err));
-        sums->head->n_open += (uint32_t)p->n_open;
+        p->n_open_all += (uint32_t)p->n_open;
     }
-    plm_group_rows(p->ids, p->n, sums->head->n, p->starts, p->order);
-    PLM_TRY(plm_add_grouped(&adding, err));
 done:
     return rc;
 }
 
-static size_t chunk_rows_of(const struct plm_shard *s, size_t n_points)
+static enum plm_code add_chunk(struct pass *p, struct plm_partial *sums, struct plm_err *err)
 {
-    size_t rows = CHUNK_ROWS;
+    struct plm_shard *s = p->shard;
+    struct plm_adding adding = {.ctx = s->ctx, .rows = p->rows, .n = p->n, .dim = s->dim,
+                                .n_ids = sums->head->n, .starts = p->starts, .order = p->order,
+                                .distances = p->distances, .step = p->step, .sums = sums,
+                                .use_cap = plm_shard_needs_cap(s, p->step->head.cap)};
 
-    if (!s->sample->rows) { /* half of what the sums, which come later, leave */
-        size_t row_bytes = s->dim * sizeof(float), sums = n_points * (s->dim * sizeof(double) + 16);
+    plm_group_rows(p->ids, p->n, sums->head->n, p->starts, p->order);
+    return plm_add_grouped(&adding, err);
+}
+
+static size_t chunk_rows_of(const struct pass *p)
+{
+    const struct plm_shard *s = p->shard;
+    const struct plm_step_head *h = &p->step->head;
+    size_t rows = p->sums_wait ? s->n : CHUNK_ROWS;
+
+    if (!s->sample->rows) { /* half of what is left by the sums, and for open rows, which come later */
+        size_t row_bytes = s->dim * sizeof(float), later = 0, sums = plm_sums_bytes(h->n_points, s->dim);
         uint64_t left = plm_memory_left(s->ctx);
-        size_t room = left > sums ? (size_t)plm_min_u64(CHUNK_BYTES, (left - sums) / 2) : 0;
+
+        if (p->head)
+            later = plm_assigner_bytes(h->k, s->dim) +
+                    s->ctx->threads * (plm_assign_scratch_bytes(h->k, s->dim) + plm_packed_floats(s->dim) * sizeof(float));
+        later = p->sums_wait ? plm_max_size(later, sums) : later + sums;
+        size_t room = left > later ? (size_t)plm_min_u64(CHUNK_BYTES, (left - later) / 2) : 0;
 
         rows = plm_max_size(TASK_ROWS, room / row_bytes / TASK_ROWS * TASK_ROWS);
     }
@@ -251,7 +228,7 @@ static enum plm_code prepare_nearest(struct pass *p, struct plm_err *err)
         PLM_TRY(plm_shard_project(s, p->step, err));
         PLM_TRY(plm_panels_alloc(s->ctx, h->n_points, s->r, &p->panels, err));
         plm_panels_fill(&p->panels, p->step->points, h->n_points, h->metric == PLM_DOT);
-        PLM_TRY(plm_alloc(s->ctx, &p->packed, s->ctx->threads * plm_packed_floats(s->r),
+        PLM_TRY(plm_alloc(s->ctx, &p->packed, s->ctx->threads * 2 * plm_packed_floats(s->r),
                           sizeof *p->packed, err));
     }
 done:
@@ -261,33 +238,83 @@ done:
 static enum plm_code prepare_chunks(struct pass *p, struct plm_err *err)
 {
     struct plm_shard *s = p->shard;
+    size_t n_kept;
     enum plm_code rc = PLM_OK;
 
-    p->chunk_rows = chunk_rows_of(s, p->step->head.n_points);
+    p->sums_wait = plm_sums_wait(p->step->head.n_points, s->dim);
+    p->chunk_rows = chunk_rows_of(p);
+    n_kept = p->sums_wait ? s->n : p->chunk_rows;
     if (!s->sample->rows)
         PLM_TRY(plm_alloc(s->ctx, &p->room, p->chunk_rows * s->dim, sizeof *p->room, err));
-    PLM_TRY(plm_alloc(s->ctx, &p->ids, p->chunk_rows, sizeof *p->ids, err));
+    PLM_TRY(plm_alloc(s->ctx, &p->all_ids, n_kept, sizeof *p->all_ids, err));
+    PLM_TRY(plm_alloc(s->ctx, &p->all_distances, n_kept, sizeof *p->all_distances, err));
     PLM_TRY(plm_alloc(s->ctx, &p->order, p->chunk_rows, sizeof *p->order, err));
-    PLM_TRY(plm_alloc(s->ctx, &p->distances, p->chunk_rows, sizeof *p->distances, err));
     PLM_TRY(plm_alloc(s->ctx, &p->starts, (size_t)p->step->head.n_points + 1, sizeof *p->starts, err));
 done:
     return rc;
 }
 
-static void release(struct pass *p)
+/* What placing takes; `room` stays. */
+static void release_nearest(struct pass *p)
 {
     struct plm_ctx *ctx = p->shard->ctx;
-    void *const owned[] = {p->exact, p->gathered, p->packed,    p->room,
-                           p->ids,   p->order,    p->distances, p->starts};
 
     plm_place_head_destroy(p->head);
     plm_assigner_destroy(p->assigner);
     for (size_t i = 0; p->scratch && i < ctx->threads; i++)
         plm_assign_scratch_reset(&p->scratch[i]);
-    plm_free(ctx, p->scratch);
     plm_panels_reset(&p->panels);
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
-        plm_free(ctx, owned[i]);
+    plm_free(ctx, p->scratch);
+    plm_free(ctx, p->exact);
+    plm_free(ctx, p->gathered);
+    plm_free(ctx, p->packed);
+    p->head = NULL;
+    p->assigner = NULL;
+    p->scratch = NULL;
+    p->exact = NULL;
+    p->gathered = p->packed = NULL;
+}
+
+static void release(struct pass *p)
+{
+    struct plm_ctx *ctx = p->shard->ctx;
+
+    release_nearest(p);
+    plm_free(ctx, p->room);
+    plm_free(ctx, p->all_ids);
+    plm_free(ctx, p->all_distances);
+    plm_free(ctx, p->order);
+    plm_free(ctx, p->starts);
+}
+
+static enum plm_code place_and_add(struct pass *p, struct plm_partial *sums, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    for (size_t first = 0; first < p->shard->n; first += p->n) {
+        take_chunk(p, first);
+        PLM_TRY(place_chunk(p, err));
+        if (!p->sums_wait)
+            PLM_TRY(add_chunk(p, sums, err));
+    }
+done:
+    return rc;
+}
+
+static enum plm_code add_all(struct pass *p, struct plm_partial *sums, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    for (size_t first = 0; first < p->shard->n; first += p->n) {
+        take_chunk(p, first);
+        if (p->room && p->n < p->shard->n) /* else they are there */
+            PLM_TRY(plm_parallel(p->shard->ctx, (p->n + TASK_ROWS - 1) / TASK_ROWS, read_task, p, err));
+        else if (!p->room)
+            PLM_TRY(plm_sample_rows(p->shard->sample, first, p->n, NULL, &p->rows, err));
+        PLM_TRY(add_chunk(p, sums, err));
+    }
+done:
+    return rc;
 }
 
 enum plm_code plm_shard_full(struct plm_shard *shard, const struct plm_step *step,
@@ -297,16 +324,23 @@ enum plm_code plm_shard_full(struct plm_shard *shard, const struct plm_step *ste
     struct plm_partial sums = {0};
     enum plm_code rc = PLM_OK;
 
+    plm_shard_leave_tree(shard);
     PLM_TRY(prepare_nearest(&p, err));
     PLM_TRY(prepare_chunks(&p, err));
+    if (p.sums_wait) {
+        PLM_TRY(place_and_add(&p, NULL, err));
+        release_nearest(&p);
+    }
     PLM_TRY(plm_partial_begin(partial, PLM_SUMS, step, step->head.n_points, step->head.dim, 0, &sums,
                               err));
+    PLM_TRY(p.sums_wait ? add_all(&p, &sums, err) : place_and_add(&p, &sums, err));
     sums.head->n_rows = shard->n;
-    for (p.first = 0; p.first < shard->n; p.first += p.n) {
-        p.n = plm_min_size(p.chunk_rows, shard->n - p.first);
-        PLM_TRY(run_chunk(&p, &sums, err));
-    }
+    sums.head->n_open = p.n_open_all;
 done:
     release(&p);
     return rc;
 }
+
+size_t plm_sums_bytes(size_t n_points, size_t dim) { return n_points * (dim * sizeof(double) + 16); }
+
+bool plm_sums_wait(size_t n_points, size_t dim) { return plm_sums_bytes(n_points, dim) > SUMS_BYTES; }

@@ -113,12 +113,12 @@ void plm_place_head_destroy(struct plm_place_head *head)
 
 /* ---- rows ----------------------------------------------------------------------------------- */
 
-/* Row i of the shard as r coordinates and UNSEEN |u|; returns the latter. */
-static float put_row(const struct plm_place_head *p, size_t i, float *to)
+/* Row i of the shard, projected, as r coordinates and UNSEEN |u|; returns the latter. */
+static float put_row(const struct plm_place_head *p, size_t i, const float *projected, float *to)
 {
     const struct plm_shard *s = p->shard;
 
-    memcpy(to, s->projected + i * s->r, s->r * sizeof *to);
+    memcpy(to, projected, s->r * sizeof *to);
     return to[s->r] = UNSEEN * (float)tail_of((double)s->squares[i], 2 * (double)s->half_norms[i]);
 }
 
@@ -182,16 +182,20 @@ static void settle_some(const struct plm_place_head *p, const float *rows, size_
                                        values + i * stride, limits[list[i]], places);
 }
 
-static void place_block(const struct plm_place_head *p, const float *rows, size_t first, size_t n,
-                        unsigned worker, uint32_t *ids)
+static enum plm_code place_block(const struct plm_place_head *p, const float *rows, size_t first, size_t n,
+                                 unsigned worker, uint32_t *ids, struct plm_err *err)
 {
     float *block = p->scratch + worker * p->per_worker;
     float *packed = block + plm_packed_floats(p->row_floats);
     float unseen[PLM_BLOCK_ROWS], best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
     size_t open[PLM_BLOCK_ROWS], n_open = 0;
+    const float *projected;
+    enum plm_code rc = plm_shard_projected(p->shard, first, n, packed, &projected, err);
 
+    if (rc != PLM_OK)
+        return rc;
     for (size_t i = 0; i < n; i++)
-        unseen[i] = put_row(p, first + i, block + i * p->row_floats);
+        unseen[i] = put_row(p, first + i, projected + i * p->shard->r, block + i * p->row_floats);
     p->shard->kernels->pack_rows(block, p->row_floats, n, p->row_floats, packed);
     p->shard->kernels->nearest(packed, n, p->panels.values, p->panels.half_norms, p->panels.n_panels,
                                p->row_floats, best, second, ids);
@@ -207,12 +211,17 @@ static void place_block(const struct plm_place_head *p, const float *rows, size_
     for (size_t i = 0; i < n_open; i += SOME_ROWS)
         settle_some(p, rows, first, block, open + i, plm_min_size(SOME_ROWS, n_open - i), best, packed,
                     p->places + worker * p->step->head.k, ids);
+    return PLM_OK;
 }
 
-void plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
-                       unsigned worker, uint32_t *ids)
+enum plm_code plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
+                                unsigned worker, uint32_t *ids, struct plm_err *err)
 {
+    enum plm_code rc = PLM_OK;
+
     for (size_t i = 0; i < n; i += PLM_BLOCK_ROWS)
-        place_block(head, rows + i * head->shard->dim, first + i, plm_min_size(PLM_BLOCK_ROWS, n - i),
-                    worker, ids + i);
+        PLM_TRY(place_block(head, rows + i * head->shard->dim, first + i, plm_min_size(PLM_BLOCK_ROWS, n - i),
+                            worker, ids + i, err));
+done:
+    return rc;
 }

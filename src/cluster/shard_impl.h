@@ -4,8 +4,8 @@
 
 #include "cluster/train_math.h"
 
-
 #define PLM_PROJECT_ROWS (8 * PLM_BLOCK_ROWS) /* of one task: read at once when the sample is spilled */
+#define PLM_UNIT_ROWS (20 * PLM_BLOCK_ROWS)   /* of one node given to a thread at a time */
 #define PLM_PASS_ROWS (10 * PLM_BLOCK_ROWS)   /* of one task of a pass in full dimension */
 
 struct plm_shard {
@@ -14,21 +14,31 @@ struct plm_shard {
     const struct plm_sample *sample;
     size_t first, n, dim;
     /* projected rows */
-    float *projected;  /* [n][r] */
-    float *half_norms; /* [n] */
-    float *squares;    /* [n] squared distances of the rows, in full and cut to the cap, to the mean */
+    float *projected;        /* [n][r], or NULL: spilled */
+    struct plm_file *spill;  /* likewise */
+    float *half_norms;       /* [n] */
+    float *squares;          /* [n] squared distances of the rows, in full and cut to the cap, to the mean */
     size_t r;
     uint64_t projection_hash; /* 0 = none */
     float max_projected;
     /* the tree so far */
     uint32_t *node, *child; /* [n] */
-    uint32_t *order;        /* [n] rows grouped by node */
-    size_t *node_starts;    /* [n_nodes + 1] in `order` */
     size_t n_nodes;
     uint32_t n_applied;     /* levels behind `node` */
     uint64_t path_hash;     /* of those levels and the projection */
     uint64_t child_hash;    /* of these and the level that `child` is of; 0 = none */
+    struct plm_shard_chunk {
+        size_t first, n;
+        uint32_t *order;     /* [rows_max] its rows, counted from `first`, grouped by node */
+        size_t *node_starts; /* [n_nodes + 1] in `order` */
+        const float *rows;   /* [n][r] */
+        float *room;         /* [rows_max][r] when spilled */
+        bool is_grouped;     /* all of the above is of the nodes as they are */
+    } chunk;                 /* projected rows at hand: all of them, or some that were spilled */
+    size_t chunk_rows;       /* of a chunk, at most */
 };
+/* Rows of a chunk of n spilled ones, at most. */
+size_t plm_chunk_rows(size_t n, size_t k, unsigned threads);
 bool plm_shard_needs_cap(const struct plm_shard *shard, float cap);
 PLM_MUST_CHECK enum plm_code
 plm_shard_project(struct plm_shard *shard, const struct plm_step *step, struct plm_err *err);
@@ -37,6 +47,16 @@ PLM_MUST_CHECK enum plm_code
 plm_shard_project_points(struct plm_shard *shard, const struct plm_step *step, const float *points,
                          size_t n, float *out, struct plm_err *err);
 void plm_shard_forget(struct plm_shard *shard); /* frees everything derived */
+/* Projected rows [first, first + n): *rows points into memory or at `room` (n * r floats). */
+PLM_MUST_CHECK enum plm_code
+plm_shard_projected(const struct plm_shard *shard, size_t first, size_t n, float *room, const float **rows,
+                    struct plm_err *err);
+/* Room for the tree, and its end: passes in full dimension need nothing of it. */
+PLM_MUST_CHECK enum plm_code plm_shard_enter_tree(struct plm_shard *shard, size_t k, struct plm_err *err);
+void plm_shard_leave_tree(struct plm_shard *shard);
+/* Makes the chunk that begins at row `first` the one at hand, grouped by the nodes of its rows. */
+PLM_MUST_CHECK enum plm_code
+plm_shard_take_chunk(struct plm_shard *shard, size_t first, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code
 plm_shard_fetch(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
                 struct plm_err *err);
@@ -50,6 +70,10 @@ plm_shard_route(struct plm_shard *shard, const struct plm_step *step, uint32_t n
 PLM_MUST_CHECK enum plm_code
 plm_shard_split(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
                 struct plm_err *err);
+/* Bytes of the sums of so many points; and whether they are so many that sums come after all rows
+ * are placed. */
+size_t plm_sums_bytes(size_t n_points, size_t dim);
+bool plm_sums_wait(size_t n_points, size_t dim);
 /* MEANS and LLOYD. */
 PLM_MUST_CHECK enum plm_code
 plm_shard_full(struct plm_shard *shard, const struct plm_step *step, struct plm_buf *partial,
@@ -64,8 +88,9 @@ void plm_place_head_destroy(struct plm_place_head *head);
 #define PLM_ROW_OPEN UINT32_MAX
 /* Rows [first, first + n) of the shard, at `rows` -> ids, PLM_ROW_OPEN for those to be placed
  * exactly. */
-void plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
-                       unsigned worker, uint32_t *ids);
+PLM_MUST_CHECK enum plm_code
+plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
+                  unsigned worker, uint32_t *ids, struct plm_err *err);
 
 /* Rows [n] grouped by ids < n_ids: starts [n_ids + 1], order [n], ascending in each group. */
 void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order);

@@ -126,25 +126,60 @@ struct seeding {
     struct plm_partial *partial;
     size_t *starts;         /* [n_nodes + 1] first pick of each node */
     struct plm_pick *picks; /* of all nodes */
+    uint32_t *n_picks;      /* of each node, so far */
+    float *room;            /* a row, per worker */
 };
 
+/* Rows of the chunk. */
 static enum plm_code seed_node(void *arg, size_t node, unsigned worker, struct plm_err *err)
 {
     const struct seeding *s = arg;
     const struct plm_shard *shard = s->shard;
-    struct least least = {s->picks + s->starts[node], 0, s->partial->have[node]};
+    const struct plm_shard_chunk *c = &shard->chunk;
+    struct least least = {s->picks + s->starts[node], s->n_picks[node], s->partial->have[node]};
     (void)worker, (void)err;
 
-    for (size_t i = shard->node_starts[node]; i < shard->node_starts[node + 1] && least.want; i++) {
-        uint64_t row = shard->first + shard->order[i];
+    for (size_t i = c->node_starts[node]; i < c->node_starts[node + 1] && least.want; i++) {
+        uint64_t row = shard->first + c->first + c->order[i];
 
         offer(&least, (struct plm_pick){plm_mix64(s->seed, row), row});
     }
-    qsort(least.picks, least.n, sizeof *least.picks, by_priority);
-    for (size_t i = 0; i < least.n; i++)
-        put_pick(s->partial, s->starts[node] + i, least.picks[i],
-                 shard->projected + (least.picks[i].row - shard->first) * shard->r);
+    s->n_picks[node] = least.n;
     return PLM_OK;
+}
+
+static enum plm_code put_node(void *arg, size_t node, unsigned worker, struct plm_err *err)
+{
+    const struct seeding *s = arg;
+    const struct plm_shard *shard = s->shard;
+    struct plm_pick *picks = s->picks + s->starts[node];
+    const float *row;
+    enum plm_code rc = PLM_OK;
+
+    qsort(picks, s->n_picks[node], sizeof *picks, by_priority);
+    for (size_t i = 0; i < s->n_picks[node]; i++) {
+        PLM_TRY(plm_shard_projected(shard, (size_t)(picks[i].row - shard->first), 1, s->room + worker * shard->r,
+                                    &row, err));
+        put_pick(s->partial, s->starts[node] + i, picks[i], row);
+    }
+done:
+    return rc;
+}
+
+static enum plm_code find_seeds(struct seeding *s, size_t n_nodes, struct plm_err *err)
+{
+    struct plm_shard *shard = s->shard;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_calloc(shard->ctx, &s->n_picks, n_nodes, sizeof *s->n_picks, err));
+    PLM_TRY(plm_alloc(shard->ctx, &s->room, shard->ctx->threads * shard->r, sizeof *s->room, err));
+    for (size_t first = 0; first < shard->n; first += shard->chunk.n) {
+        PLM_TRY(plm_shard_take_chunk(shard, first, err));
+        PLM_TRY(plm_parallel(shard->ctx, n_nodes, seed_node, s, err));
+    }
+    PLM_TRY(plm_parallel(shard->ctx, n_nodes, put_node, s, err));
+done:
+    return rc;
 }
 
 enum plm_code plm_shard_seeds(struct plm_shard *shard, const struct plm_step *step,
@@ -154,28 +189,34 @@ enum plm_code plm_shard_seeds(struct plm_shard *shard, const struct plm_step *st
     struct plm_partial p = {0};
     struct seeding s = {.shard = shard, .partial = &p,
                         .seed = plm_mix64(h->seed, SEEDS_SALT + h->n_levels)};
+    size_t *sizes = NULL;
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_shard_project(shard, step, err));
     PLM_TRY(plm_shard_route(shard, step, h->n_levels, err));
+    PLM_TRY(plm_calloc(shard->ctx, &sizes, h->n_nodes, sizeof *sizes, err));
     PLM_TRY(plm_alloc(shard->ctx, &s.starts, (size_t)h->n_nodes + 1, sizeof *s.starts, err));
+    for (size_t i = 0; i < shard->n; i++)
+        sizes[shard->node[i]]++;
     s.starts[0] = 0;
     for (size_t i = 0; i < h->n_nodes; i++)
-        s.starts[i + 1] = s.starts[i] + plm_min_size(step->want[i], shard->node_starts[i + 1] -
-                                                                        shard->node_starts[i]);
+        s.starts[i + 1] = s.starts[i] + plm_min_size(step->want[i], sizes[i]);
     PLM_TRY(plm_alloc(shard->ctx, &s.picks, s.starts[h->n_nodes], sizeof *s.picks, err));
     PLM_TRY(plm_partial_begin(partial, PLM_PICKS, step, h->n_nodes, h->r, s.starts[h->n_nodes], &p,
                               err));
     p.head->n_rows = shard->n;
     p.head->max_abs = shard->max_projected;
     for (size_t i = 0; i < h->n_nodes; i++) {
-        p.sizes[i] = shard->node_starts[i + 1] - shard->node_starts[i];
+        p.sizes[i] = sizes[i];
         p.want[i] = step->want[i];
         p.have[i] = (uint32_t)(s.starts[i + 1] - s.starts[i]);
     }
-    PLM_TRY(plm_parallel(shard->ctx, h->n_nodes, seed_node, &s, err));
+    PLM_TRY(find_seeds(&s, h->n_nodes, err));
 done:
+    plm_free(shard->ctx, sizes);
     plm_free(shard->ctx, s.starts);
     plm_free(shard->ctx, s.picks);
+    plm_free(shard->ctx, s.n_picks);
+    plm_free(shard->ctx, s.room);
     return rc;
 }

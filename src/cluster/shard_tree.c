@@ -4,26 +4,11 @@
 
 #include "cluster/shard_impl.h"
 
-#define UNIT_ROWS (20 * PLM_BLOCK_ROWS) /* rows of one node given to a thread at a time */
-
-/* ---- grouping ------------------------------------------------------------------------------ */
-
-void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order)
-{
-    memset(starts, 0, (n_ids + 1) * sizeof *starts);
-    for (size_t i = 0; i < n; i++)
-        starts[ids[i] + 1]++;
-    for (size_t i = 0; i < n_ids; i++)
-        starts[i + 1] += starts[i];
-    for (size_t i = 0; i < n; i++)
-        order[starts[ids[i]]++] = (uint32_t)i;
-    memmove(starts + 1, starts, n_ids * sizeof *starts); /* each had moved to its end */
-    starts[0] = 0;
-}
+#define UNIT_ROWS PLM_UNIT_ROWS
 
 /* ---- the nearest child of every row ----------------------------------------------------------- */
 
-struct unit { /* rows order[first .. first + n) of one node */
+struct unit { /* rows order[first .. first + n) of one node in the chunk */
     size_t node, first, n;
 };
 
@@ -39,7 +24,7 @@ struct walking {
     const struct plm_level *level;
     bool dot;
     uint32_t *first_child; /* [n_nodes] */
-    struct unit *units;
+    struct unit *units;    /* of the chunk */
     size_t n_units;
     struct plm_panels *panels; /* per worker */
     float *scratch;            /* per worker: gathered rows, packed rows */
@@ -57,22 +42,24 @@ static void walk_block(const struct walking *w, const struct unit *unit, const u
                        const struct children *to)
 {
     struct plm_shard *s = w->shard;
+    const float *half_norms = s->half_norms + s->chunk.first;
+    uint32_t *child = s->child + s->chunk.first;
     size_t r = s->r;
     float *packed = gathered + plm_packed_floats(r);
     float best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
     uint32_t ids[PLM_BLOCK_ROWS];
 
     for (size_t i = 0; i < n; i++)
-        memcpy(gathered + i * r, s->projected + (size_t)rows[i] * r, r * sizeof *gathered);
+        memcpy(gathered + i * r, s->chunk.rows + (size_t)rows[i] * r, r * sizeof *gathered);
     s->kernels->pack_rows(gathered, r, n, r, packed);
     s->kernels->nearest(packed, n, panels->values, panels->half_norms, panels->n_panels, r, best,
                         second, ids);
     for (size_t i = 0; i < n; i++) {
         bool is_real = ids[i] < w->level->fan[unit->node]; /* else its values were not finite */
         uint32_t id = is_real ? ids[i] : 0;
-        float distance = w->dot ? 1 + best[i] : 2 * (best[i] + s->half_norms[rows[i]]);
+        float distance = w->dot ? 1 + best[i] : 2 * (best[i] + half_norms[rows[i]]);
 
-        s->child[rows[i]] = w->first_child[unit->node] + id;
+        child[rows[i]] = w->first_child[unit->node] + id;
         if (!w->sums)
             continue;
         s->kernels->grid_add(to->sums + id * r, gathered + i * r, r, w->step->head.magic_sum);
@@ -123,7 +110,8 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
     const struct unit *unit = &w->units[task];
     struct plm_panels *panels = &w->panels[worker];
     size_t fan = w->level->fan[unit->node];
-    bool is_whole = unit->n == w->shard->node_starts[unit->node + 1] - w->shard->node_starts[unit->node];
+    const struct plm_shard_chunk *c = &w->shard->chunk;
+    bool is_whole = unit->n == c->node_starts[unit->node + 1] - c->node_starts[unit->node];
     struct children all = children_of(w, unit->node), to = all;
 
     if (w->sums && !is_whole)
@@ -133,7 +121,7 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
     plm_panels_fill(panels, w->level->points + (size_t)w->first_child[unit->node] * w->shard->r, fan,
                     w->dot);
     for (size_t i = 0; i < unit->n; i += PLM_BLOCK_ROWS)
-        walk_block(w, unit, w->shard->order + unit->first + i,
+        walk_block(w, unit, c->order + unit->first + i,
                    plm_min_size(PLM_BLOCK_ROWS, unit->n - i), panels,
                    w->scratch + worker * 2 * plm_packed_floats(w->shard->r), &to);
     if (w->sums && !is_whole)
@@ -141,23 +129,31 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
     return PLM_OK;
 }
 
-static enum plm_code cut_units(struct walking *w, struct plm_err *err)
+static enum plm_code make_units(struct walking *w, struct plm_err *err)
 {
     const struct plm_shard *s = w->shard;
     uint32_t n_children = 0;
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_alloc(s->ctx, &w->first_child, s->n_nodes, sizeof *w->first_child, err));
-    PLM_TRY(plm_alloc(s->ctx, &w->units, s->n / UNIT_ROWS + s->n_nodes, sizeof *w->units, err));
+    PLM_TRY(plm_alloc(s->ctx, &w->units, s->chunk_rows / UNIT_ROWS + s->n_nodes, sizeof *w->units, err));
     for (size_t node = 0; node < s->n_nodes; node++) {
         w->first_child[node] = n_children;
         n_children += w->level->fan[node];
-        for (size_t at = s->node_starts[node]; at < s->node_starts[node + 1]; at += UNIT_ROWS)
-            w->units[w->n_units++] =
-                (struct unit){node, at, plm_min_size(UNIT_ROWS, s->node_starts[node + 1] - at)};
     }
 done:
     return rc;
+}
+
+static void cut_units(struct walking *w)
+{
+    const struct plm_shard *s = w->shard;
+    const size_t *starts = s->chunk.node_starts;
+
+    w->n_units = 0;
+    for (size_t node = 0; node < s->n_nodes; node++)
+        for (size_t at = starts[node]; at < starts[node + 1]; at += UNIT_ROWS)
+            w->units[w->n_units++] = (struct unit){node, at, plm_min_size(UNIT_ROWS, starts[node + 1] - at)};
 }
 
 static enum plm_code make_own(struct walking *w, struct plm_err *err)
@@ -188,13 +184,17 @@ static enum plm_code walk(struct plm_shard *s, const struct plm_step *step, cons
         w.fan_max = plm_max_size(w.fan_max, level->fan[node]);
     if (sums)
         PLM_TRY(make_own(&w, err));
-    PLM_TRY(cut_units(&w, err));
+    PLM_TRY(make_units(&w, err));
     PLM_TRY(plm_calloc(s->ctx, &w.panels, s->ctx->threads, sizeof *w.panels, err));
     PLM_TRY(plm_alloc(s->ctx, &w.scratch, s->ctx->threads * 2 * plm_packed_floats(s->r),
                       sizeof *w.scratch, err));
     for (size_t i = 0; i < s->ctx->threads; i++)
         PLM_TRY(plm_panels_alloc(s->ctx, w.fan_max, s->r, &w.panels[i], err));
-    PLM_TRY(plm_parallel(s->ctx, w.n_units, walk_unit, &w, err));
+    for (size_t first = 0; first < s->n; first += s->chunk.n) {
+        PLM_TRY(plm_shard_take_chunk(s, first, err));
+        cut_units(&w);
+        PLM_TRY(plm_parallel(s->ctx, w.n_units, walk_unit, &w, err));
+    }
 done:
     for (size_t i = 0; w.panels && i < s->ctx->threads; i++)
         plm_panels_reset(&w.panels[i]);
@@ -210,33 +210,20 @@ done:
 
 /* ---- the way down --------------------------------------------------------------------------------- */
 
-static enum plm_code regroup(struct plm_shard *s, size_t n_nodes, struct plm_err *err)
+static void set_nodes(struct plm_shard *s, size_t n_nodes)
 {
-    enum plm_code rc = plm_realloc(s->ctx, &s->node_starts, n_nodes + 1, sizeof *s->node_starts, err);
-
-    if (rc != PLM_OK)
-        return rc;
     s->n_nodes = n_nodes;
-    plm_group_rows(s->node, s->n, n_nodes, s->node_starts, s->order);
-    return PLM_OK;
+    s->chunk.is_grouped = false;
 }
 
 /* Back to the root: one node with every row. */
-static enum plm_code start_at_root(struct plm_shard *s, struct plm_err *err)
+static enum plm_code start_at_root(struct plm_shard *s, size_t k, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
-    s->path_hash = 0; /* until all is in place */
-    if (!s->node) {
-        PLM_TRY(plm_alloc(s->ctx, &s->node, s->n, sizeof *s->node, err));
-    }
-    if (!s->child)
-        PLM_TRY(plm_alloc(s->ctx, &s->child, s->n, sizeof *s->child, err));
-    if (!s->order)
-        PLM_TRY(plm_alloc(s->ctx, &s->order, s->n, sizeof *s->order, err));
+    PLM_TRY(plm_shard_enter_tree(s, k, err));
     memset(s->node, 0, s->n * sizeof *s->node);
-    PLM_TRY(regroup(s, 1, err));
-    s->n_applied = 0;
+    set_nodes(s, 1);
     s->path_hash = s->projection_hash;
 done:
     return rc;
@@ -259,15 +246,15 @@ enum plm_code plm_shard_route(struct plm_shard *s, const struct plm_step *step, 
     for (uint32_t i = 0; i < n_levels; i++)
         hashes[i + 1] = level_hash(hashes[i], &step->levels[i], s->r);
     if (!s->path_hash || s->n_applied > n_levels || s->path_hash != hashes[s->n_applied])
-        PLM_TRY(start_at_root(s, err));
+        PLM_TRY(start_at_root(s, step->head.k, err));
     while (s->n_applied < n_levels) {
         const struct plm_level *level = &step->levels[s->n_applied];
 
         if (s->child_hash != hashes[s->n_applied + 1])
             PLM_TRY(walk(s, step, level, NULL, err));
-        s->path_hash = s->child_hash = 0; /* node and order change together, or not at all */
+        s->child_hash = 0;
         memcpy(s->node, s->child, s->n * sizeof *s->node);
-        PLM_TRY(regroup(s, level->n_points, err));
+        set_nodes(s, level->n_points);
         s->path_hash = hashes[++s->n_applied];
     }
 done:

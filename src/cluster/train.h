@@ -87,9 +87,16 @@ typedef enum plm_code plm_checkpoint_fn(void *arg, const struct plm_trainer *tra
 PLM_MUST_CHECK enum plm_code
 plm_train_local(struct plm_ctx *ctx, const struct plm_sample *sample, struct plm_trainer *trainer,
                 plm_checkpoint_fn *checkpoint, void *arg, struct plm_err *err);
-/* Memory training needs on one machine beyond the sample itself. */
-size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads);
+/* Memory training needs on one machine beyond the sample itself. aside: projected rows are in a file. */
+struct plm_train_shape {
+    size_t n_sample, dim, k;
+    unsigned threads;
+    bool aside;
+};
+size_t plm_train_bytes(const struct plm_train_shape *shape);
 /* And what comes on top of that when the sample is spilled. */
 size_t plm_train_spill_bytes(size_t dim, unsigned threads);
+/* Bytes of projected rows, in memory or in that file. */
+size_t plm_train_aside_bytes(size_t n_sample, size_t dim);
 
 #endif

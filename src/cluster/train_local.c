@@ -18,9 +18,10 @@ enum plm_code plm_train_local(struct plm_ctx *ctx, const struct plm_sample *samp
     while ((step = plm_trainer_step(trainer, &what)).len > 0) {
         PLM_TRY(plm_check_cancel(ctx, err));
         plm_progress_detail(ctx, "%s", what);
-        partial.len = 0;
         PLM_TRY(plm_shard_run(shard, step, &partial, err));
         PLM_TRY(plm_trainer_absorb(trainer, (struct plm_view){partial.data, partial.len}, err));
+        plm_buf_reset(&partial); /* the largest block there is: a checkpoint takes its room */
+        plm_buf_init(&partial, ctx, SIZE_MAX);
         plm_progress_add(ctx, 1);
         if (checkpoint)
             PLM_TRY(checkpoint(arg, trainer, err));
@@ -31,28 +32,71 @@ done:
     return rc;
 }
 
-/* The largest of three moments: the basis, the tree, a Lloyd step (projected rows stay until there
- * is one without axes). Steps and partials are held once, and twice while one is made from the other. */
-size_t plm_train_bytes(size_t n_sample, size_t dim, size_t k, unsigned threads)
-{
-    size_t r = dim < 96 ? dim : dim <= 256 ? 64 : 128;
-    size_t fetched = plm_min_size(n_sample, PLM_FETCH_ROWS);
-    r = fetched < 4 * r ? dim : r; /* as the trainer decides */
-    size_t chunk = ((size_t)1 << 20) + k * 16; /* ids and distances of one */
-    size_t basis = fetched * dim * 4 * sizeof(float) + dim * r * 4 * sizeof(float);
-    size_t projected = n_sample * (r * sizeof(float) + 28) + dim * r * 2 * sizeof(float);
-    size_t tree = k * (4 * r * sizeof(float) + r * sizeof(double) + 96) +
-                  threads * plm_split_fan((uint32_t)k, (uint32_t)k, 0) * 4 * (r * sizeof(double) + 16);
-    size_t sums = k * (dim * sizeof(double) + 16), centroids = k * dim * sizeof(float);
-    size_t scratch = threads * (4 * plm_packed_floats(dim) * sizeof(float) + k * r / 8 + 65536);
-    size_t grow = projected + plm_max_size(tree, sums + centroids + k * r * 2 * sizeof(float));
-    size_t head = k * (4 * (r + 1) * sizeof(float) + 8) + threads * k * 25 * sizeof(float);
-    size_t lloyd = sums + centroids + plm_assigner_bytes(k, dim) +
-                   threads * plm_assign_scratch_bytes(k, dim) + k * 16 +
-                   (dim < 96 ? 0 : projected + head);
+/* ---- memory --------------------------------------------------------------------------------------- */
 
-    lloyd += centroids; /* or a checkpoint */
-    return plm_max_size(basis, plm_max_size(grow, lloyd)) + scratch + chunk;
+struct shape {
+    size_t n, dim, k, r, threads;
+    bool has_basis, aside;
+};
+
+static struct shape shape_of(const struct plm_train_shape *given)
+{
+    struct shape s = {given->n_sample, given->dim, given->k, given->dim, given->threads, false, given->aside};
+
+    s.r = plm_projected_dim(s.dim, plm_min_size(s.n, PLM_FETCH_ROWS));
+    s.has_basis = s.r > 0;
+    s.r = s.has_basis ? s.r : s.dim;
+    return s;
+}
+
+/* The rows fetched and their axes: products by blocks, and the axes some times over. */
+static size_t axes_bytes(const struct shape *s)
+{
+    size_t n = plm_min_size(s->n, PLM_FETCH_ROWS), wide = plm_max_size(n, s->dim);
+    size_t blocks = s->threads * 2 * plm_packed_floats(wide) + wide * (2 * s->r + PLM_PANEL);
+
+    return n * (plm_pick_bytes(s->dim) + 2 * s->r * sizeof(float)) + (s->dim * s->r * 3 + blocks) * sizeof(float) +
+           s->dim * 16;
+}
+
+/* Projected rows, and what is known of them. */
+static size_t projected_bytes(const struct shape *s)
+{
+    return s->n * (8 + (s->aside ? 0 : s->r * sizeof(float))) + s->n / PLM_BLOCK_ROWS * 8;
+}
+
+static size_t tree_bytes(const struct shape *s)
+{
+    size_t fan = plm_split_fan((uint32_t)s->k, (uint32_t)s->k, 0), units = s->n / PLM_UNIT_ROWS * 32;
+    size_t chunk = s->aside ? plm_chunk_rows(s->n, s->k, (unsigned)s->threads) * (s->r + 1) * sizeof(float)
+                            : s->n * sizeof(uint32_t);
+
+    return s->k * (4 * s->r * sizeof(float) + s->r * sizeof(double) + 96) +
+           s->threads * fan * 4 * (s->r * sizeof(double) + 16) + s->n * 2 * sizeof(uint32_t) + chunk + units;
+}
+
+/* A pass in full dimension; `centroids` are those of the next step, or of a checkpoint. */
+static size_t pass_bytes(const struct shape *s)
+{
+    size_t k = s->k, sums = plm_sums_bytes(k, s->dim), centroids = k * s->dim * sizeof(float);
+    size_t head = s->has_basis ? k * (4 * (s->r + 1) * sizeof(float) + 8) + s->threads * k * 25 * sizeof(float) : 0;
+    size_t place = head + plm_assigner_bytes(k, s->dim) + s->threads * plm_assign_scratch_bytes(k, s->dim);
+    bool wait = plm_sums_wait(k, s->dim);
+    size_t means = k * s->r * 2 * sizeof(float) + sums + centroids;
+    size_t lloyd = centroids + (wait ? plm_max_size(place, sums) : place + sums);
+
+    return plm_max_size(means, lloyd) + k * 48 + (wait ? s->n * 12 : (size_t)1 << 20);
+}
+
+size_t plm_train_bytes(const struct plm_train_shape *given)
+{
+    struct shape s = shape_of(given);
+    size_t axes = s.has_basis ? s.dim * s.r * sizeof(float) : 0; /* in the step */
+    size_t project = axes + (s.aside ? s.threads * PLM_PROJECT_ROWS * s.r * sizeof(float) : 0);
+    size_t scratch = s.threads * (4 * plm_packed_floats(s.dim) * sizeof(float) + s.k * s.r / 8 + 65536);
+    size_t most = plm_max_size(project, plm_max_size(tree_bytes(&s), pass_bytes(&s)));
+
+    return plm_max_size(axes_bytes(&s), projected_bytes(&s) + axes + most + scratch) + 65536;
 }
 
 /* Rows read back: of a projection's tasks, or a chunk (shard_full.c, whose chunks grow with what the
@@ -62,4 +106,11 @@ size_t plm_train_spill_bytes(size_t dim, unsigned threads)
     size_t row_bytes = dim * sizeof(float);
 
     return plm_max_size(threads * PLM_PROJECT_ROWS, PLM_PASS_ROWS) * row_bytes + 65536;
+}
+
+size_t plm_train_aside_bytes(size_t n_sample, size_t dim)
+{
+    struct shape s = shape_of(&(struct plm_train_shape){.n_sample = n_sample, .dim = dim, .k = 1, .threads = 1});
+
+    return s.n * s.r * sizeof(float);
 }

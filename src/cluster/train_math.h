@@ -28,10 +28,20 @@ static inline size_t plm_packed_floats(size_t dim) { return (size_t)PLM_BLOCK_RO
 
 /* Values cut to +-cap. */
 void plm_cap_row(const float *row, size_t dim, float cap, float *out);
-/* Leading axes of rows [n][dim], which are scaled in place: basis [r][dim], r a multiple of
- * PLM_PANEL, orthonormal rows (or zero rows where the data has fewer axes). */
+/* Projected dimensions when so many rows are fetched; 0 = rows are used as they are. */
+size_t plm_projected_dim(size_t dim, size_t n_fetched);
+/* Rows as they lie: their values are cut to +-cap, then lose the mean (NULL: nothing). */
+struct plm_basis_rows {
+    const uint8_t *first; /* dim floats, aligned as such */
+    size_t stride;        /* bytes from row to row */
+    size_t n, dim;
+    float cap;
+    const float *mean;
+};
+/* Their leading axes: basis [r][dim], r a multiple of PLM_PANEL, orthonormal rows (or zero rows where
+ * the data has fewer axes). The rows are not copied. */
 PLM_MUST_CHECK enum plm_code
-plm_basis_make(struct plm_ctx *ctx, float *rows, size_t n, size_t dim, size_t r, uint64_t seed,
+plm_basis_make(struct plm_ctx *ctx, const struct plm_basis_rows *rows, size_t r, uint64_t seed,
                float *basis, struct plm_err *err);
 /* Children a node with this quota is split into at a level: all of them, or about sqrt(quota). */
 uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level);

@@ -10,12 +10,11 @@
 
 /* ---- axes ----------------------------------------------------------------------------- */
 
-/* Projected dimensions; 0 = rows are used as they are. */
-static size_t projected_dim(size_t dim, size_t n_rows)
+size_t plm_projected_dim(size_t dim, size_t n_fetched)
 {
     size_t r = dim < 96 ? 0 : dim <= 256 ? 64 : 128;
 
-    return n_rows < 4 * r ? 0 : r;
+    return n_fetched < 4 * r ? 0 : r;
 }
 
 static const float *pick_vector(const struct plm_partial *p, size_t i)
@@ -37,9 +36,9 @@ static float choose_cap(const struct plm_kernels *kernels, const struct plm_part
     return seen > 0 && seen < picks->head->max_abs / 4096 ? seen * 4096 : picks->head->max_abs;
 }
 
-/* Fetched rows, capped, less their mean (0 for dot). */
-static enum plm_code centre_rows(struct plm_ctx *ctx, const struct plm_partial *picks, float cap,
-                                 bool dot, float *rows, float *mean, struct plm_err *err)
+/* Mean of the fetched rows, capped (0 for dot). */
+static enum plm_code find_mean(struct plm_ctx *ctx, const struct plm_partial *picks, float cap, bool dot,
+                               float *mean, struct plm_err *err)
 {
     size_t dim = picks->head->dim, n = picks->have[0];
     double *sums = NULL;
@@ -47,15 +46,12 @@ static enum plm_code centre_rows(struct plm_ctx *ctx, const struct plm_partial *
 
     PLM_TRY(plm_calloc(ctx, &sums, dim, sizeof *sums, err));
     for (size_t i = 0; i < n; i++) {
-        plm_cap_row(pick_vector(picks, i), dim, cap, rows + i * dim);
+        plm_cap_row(pick_vector(picks, i), dim, cap, mean);
         for (size_t d = 0; d < dim; d++)
-            sums[d] += (double)rows[i * dim + d];
+            sums[d] += (double)mean[d];
     }
     for (size_t d = 0; d < dim; d++)
         mean[d] = dot ? 0 : (float)(sums[d] / (double)n);
-    for (size_t i = 0; i < n; i++)
-        for (size_t d = 0; d < dim; d++)
-            rows[i * dim + d] -= mean[d];
 done:
     plm_free(ctx, sums);
     return rc;
@@ -97,20 +93,20 @@ enum plm_code plm_trainer_take_rows(struct plm_trainer *t, const struct plm_step
                                     const struct plm_partial *picks, struct plm_err *err)
 {
     struct plm_step_head head = plm_step_after(step, PLM_STEP_SEEDS);
-    size_t dim = head.dim, n = picks->have[0], r = projected_dim(dim, n);
-    float *rows = NULL, *mean = NULL, *basis = NULL;
+    size_t dim = head.dim, n = picks->have[0], r = plm_projected_dim(dim, n);
+    float *mean = NULL, *basis = NULL;
     uint32_t quota = head.k, fan = plm_split_fan(head.k, head.k, 0);
     struct plm_buf next;
     enum plm_code rc = PLM_OK;
 
     plm_buf_init(&next, t->ctx, SIZE_MAX);
-    PLM_TRY(plm_alloc(t->ctx, &rows, n * dim, sizeof *rows, err));
     PLM_TRY(plm_alloc(t->ctx, &mean, dim, sizeof *mean, err));
     PLM_TRY(plm_alloc(t->ctx, &basis, r * dim, sizeof *basis, err));
     head.cap = choose_cap(t->ctx->kernels, picks);
-    PLM_TRY(centre_rows(t->ctx, picks, head.cap, head.metric == PLM_DOT, rows, mean, err));
+    PLM_TRY(find_mean(t->ctx, picks, head.cap, head.metric == PLM_DOT, mean, err));
+    struct plm_basis_rows rows = {picks->picks + sizeof(struct plm_pick), plm_pick_bytes(dim), n, dim, head.cap, mean};
     if (r > 0)
-        PLM_TRY(plm_basis_make(t->ctx, rows, n, dim, r, head.seed, basis, err));
+        PLM_TRY(plm_basis_make(t->ctx, &rows, r, head.seed, basis, err));
     head.has_basis = r > 0;
     head.r = (uint32_t)(r ? r : dim);
     head.n_nodes = 1;
@@ -123,7 +119,6 @@ enum plm_code plm_trainer_take_rows(struct plm_trainer *t, const struct plm_step
     PLM_TRY(plm_step_section(&next, &quota, 1, sizeof quota, err));
     plm_trainer_replace(t, &next);
 done:
-    plm_free(t->ctx, rows);
     plm_free(t->ctx, mean);
     plm_free(t->ctx, basis);
     plm_buf_reset(&next);

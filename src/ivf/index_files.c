@@ -284,6 +284,8 @@ static enum plm_code main_message(const struct plm_model *model, double loss, st
 {
     enum plm_code rc = PLM_OK;
 
+    /* Room for all of it: a buffer that grows takes twice its size. */
+    PLM_TRY(plm_buf_reserve(ivf, (size_t)model->k * (2 + model->dim * plm_element_bytes(model->element)) + 4096, err));
     PLM_TRY(put_partitions(ivf, NULL, model->k, err));
     PLM_TRY(put_tensor(ivf, 4, model->centroids, model->k, model->dim, model->element, err));
     PLM_TRY(plm_pb_put_f64(ivf, 5, loss, err));
@@ -308,6 +310,7 @@ enum plm_code plm_index_main(const struct plm_model *model, double loss, uint32_
     snprintf(kind, sizeof(kind), "{\"type\":\"%s\",\"distance_type\":\"%s\"}",
              plm_quantizer_type(model->quantizer), plm_metric_name(model->metric));
     buffer = (struct plm_view){ivf.data, ivf.len};
+    PLM_TRY(plm_buf_reserve(buf, ivf.len + 2 * flat.len + 65536, err));
 
     const char *metadata[] = {"lance:index", kind, "lance:ivf", "1",
                               "lance:flat", (const char *)flat.data, NULL};

@@ -5,6 +5,7 @@ included. Tables are small, so budgets are, too: what does not shrink with the t
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,18 @@ def test_sample_beyond_the_budget(tmp_path):
     check_build(path, "IVF_PQ", least, "--num-partitions", 160)
 
 
+def test_projected_rows_beyond_the_budget(tmp_path):
+    """Both the sample and its rows on the axes are larger than the budget; the index is the same."""
+    path = make_table(tmp_path / "t.lance", 120_000, 128)
+    twin = shutil.copytree(path, tmp_path / "u.lance")
+    least = smallest(path, "IVF_SQ", "--num-partitions", 480)
+    assert least * MIB < 120_000 * 64 * 4
+    check_build(path, "IVF_SQ", least, "--num-partitions", 480)
+    check_build(twin, "IVF_SQ", 1024, "--num-partitions", 480)
+    files = [sorted((at.name, at.read_bytes()) for at in where.rglob("*.idx")) for where in (path, twin)]
+    assert len(files[0]) == 2 and files[0] == files[1]
+
+
 def test_many_partitions(tmp_path):
     path = make_table(tmp_path / "t.lance", 30_000, 16)
     least = smallest(path, "IVF_SQ", "--num-partitions", 8192)
@@ -168,6 +181,15 @@ def test_smallest_budget_of_each_shape(tmp_path, shape, kind, threads):
 def test_a_gigabyte_in_256_mib(tmp_path, kind):
     path = make_table(tmp_path / "t.lance", 128_000, 2048, fragments=12)
     check_build(path, kind, 256, "--num-partitions", 500)
+
+
+@pytest.mark.full
+def test_centroids_of_half_a_gigabyte(tmp_path):
+    """65,536 x 2,048: every phase keeps one copy and what it must have beside it."""
+    path = make_table(tmp_path / "t.lance", 80_000, 2048, fragments=4)
+    least = smallest(path, "IVF_SQ", "--num-partitions", 65_536)
+    assert least < 1800
+    check_build(path, "IVF_SQ", least, "--num-partitions", 65_536)
 
 
 @pytest.mark.full

@@ -273,6 +273,8 @@ static void test_spilled_sample(void **state)
     struct plm_trainer *expected = train(&p), *trainer;
     struct plm_store *store = mem_store_open(ctx);
     struct plm_sample memory, spilled;
+    unsigned threads = ctx->threads;
+    uint64_t size;
     (void)state;
 
     mem_store_set(store, "spill", rows, N * DIM * sizeof *rows);
@@ -285,11 +287,56 @@ static void test_spilled_sample(void **state)
     expect_same(expected, trainer);
     plm_trainer_destroy(trainer);
 
+    /* projected rows as well */
+    spilled.aside = store;
+    snprintf(spilled.aside_path, sizeof spilled.aside_path, "projected");
+    ctx->threads = 1; /* two chunks */
+    assert_int_equal(plm_trainer_create(ctx, &p.options, &trainer, NULL), PLM_OK);
+    assert_int_equal(plm_train_local(ctx, &spilled, trainer, NULL, NULL, NULL), PLM_OK);
+    expect_same(expected, trainer);
+    plm_trainer_destroy(trainer);
+    assert_int_equal(plm_store_size(store, "projected", &size, NULL), PLM_NOT_FOUND);
+    ctx->threads = threads;
+
     /* a read that fails stops training with the store's code */
     assert_int_equal(plm_trainer_create(ctx, &p.options, &trainer, NULL), PLM_OK);
     atomic_store(&ctx->faults.io_countdown, 2001);
     assert_int_equal(plm_train_local(ctx, &spilled, trainer, NULL, NULL, NULL), PLM_IO);
     atomic_store(&ctx->faults.io_countdown, 0);
+    plm_trainer_destroy(trainer);
+    plm_trainer_destroy(expected);
+    plm_sample_reset(&spilled);
+    plm_store_close(store);
+    free(rows);
+}
+
+/* So many sums that they wait until all rows are placed; rows come in several chunks. */
+static void test_sums_that_wait(void **state)
+{
+    enum { N = 4200, DIM = 2100, K = 4100 };
+    float *rows = clustered(N, DIM, 40, 12, 0.1f);
+    struct plan p = plan_of(rows, N, DIM, K, PLM_L2);
+    struct plm_store *store = mem_store_open(ctx);
+    struct plm_sample spilled;
+    struct plm_trainer *expected, *trainer;
+    unsigned threads = ctx->threads;
+    (void)state;
+
+    assert_true(plm_sums_wait(K, DIM));
+    p.options.max_iters = 1;
+    p.n_shards = 2;
+    expected = train(&p);
+    mem_store_set(store, "spill", rows, (size_t)N * DIM * sizeof *rows);
+    plm_sample_of(ctx, rows, N, DIM, &spilled);
+    spilled.rows = NULL;
+    spilled.aside = store;
+    snprintf(spilled.aside_path, sizeof spilled.aside_path, "projected");
+    assert_int_equal(plm_file_open(store, "spill", 0, &spilled.spill, NULL), PLM_OK);
+    ctx->threads = 1;
+    assert_int_equal(plm_trainer_create(ctx, &p.options, &trainer, NULL), PLM_OK);
+    assert_int_equal(plm_train_local(ctx, &spilled, trainer, NULL, NULL, NULL), PLM_OK);
+    ctx->threads = threads;
+    expect_same(expected, trainer);
     plm_trainer_destroy(trainer);
     plm_trainer_destroy(expected);
     plm_sample_reset(&spilled);
@@ -365,7 +412,7 @@ static void count_misplaced(const struct plan *p, size_t *n_open, size_t *n_wron
         assert_int_equal(plm_shard_run(shard, view, &partial, NULL), PLM_OK);
         if (step.head.kind == PLM_STEP_LLOYD && step.head.has_basis) {
             assert_int_equal(plm_place_head_create(shard, &step, &head, NULL), PLM_OK);
-            plm_place_by_head(head, p->rows, 0, n, 0, ids);
+            assert_int_equal(plm_place_by_head(head, p->rows, 0, n, 0, ids, NULL), PLM_OK);
             plm_place_head_destroy(head);
             for (size_t i = 0; i < n; i++) {
                 const float *row = p->rows + i * dim;
@@ -934,7 +981,8 @@ static void test_memory_estimate(void **state)
         assert_int_equal(plm_ctx_create(NULL, &own, NULL), PLM_OK);
         assert_int_equal(run_local(own, rows, shapes[s].n, shapes[s].dim, shapes[s].k, NULL), PLM_OK);
         assert_true(atomic_load(&own->memory_peak) <=
-                    plm_train_bytes(shapes[s].n, shapes[s].dim, shapes[s].k, own->threads));
+                    plm_train_bytes(&(struct plm_train_shape){shapes[s].n, shapes[s].dim, shapes[s].k,
+                                                              own->threads, false}));
         assert_int_equal(atomic_load(&own->memory_used), 0);
         plm_ctx_destroy(own);
         free(rows);
@@ -990,6 +1038,7 @@ int main(void)
         cmocka_unit_test(test_axes_find_the_nearest),
         cmocka_unit_test(test_empty_shard),
         cmocka_unit_test(test_spilled_sample),
+        cmocka_unit_test(test_sums_that_wait),
         cmocka_unit_test(test_quality_unprojected),
         cmocka_unit_test(test_quality_projected),
         cmocka_unit_test(test_quality_on_noise),
