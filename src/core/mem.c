@@ -308,6 +308,22 @@ enum plm_code plm_realloc(struct plm_ctx *ctx, void *inout, size_t n, size_t eac
     return PLM_OK;
 }
 
+enum plm_code plm_grow(struct plm_ctx *ctx, void *inout, size_t *cap, size_t n, size_t each,
+                       struct plm_err *err)
+{
+    size_t wanted = plm_max_size(16, n); /* doubled below, but for the first */
+    enum plm_code rc;
+
+    if (n < *cap)
+        return PLM_OK;
+    if (n > 0 && !plm_size_add(wanted, n, &wanted))
+        return plm_fail(err, PLM_NOMEM, "%zu items overflow", n);
+    rc = plm_realloc(ctx, inout, wanted, each, err);
+    if (rc == PLM_OK)
+        *cap = wanted;
+    return rc;
+}
+
 void plm_free(struct plm_ctx *ctx, void *memory)
 {
     if (!memory)

@@ -18,6 +18,9 @@ plm_calloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err
 /* Keeps the first min(old, new) bytes; *inout may be NULL. */
 PLM_MUST_CHECK enum plm_code
 plm_realloc(struct plm_ctx *ctx, void *inout, size_t n, size_t each, struct plm_err *err);
+/* Room for one item behind n of them: a full array of *cap items doubles. */
+PLM_MUST_CHECK enum plm_code
+plm_grow(struct plm_ctx *ctx, void *inout, size_t *cap, size_t n, size_t each, struct plm_err *err);
 void plm_free(struct plm_ctx *ctx, void *memory);
 PLM_MUST_CHECK enum plm_code
 plm_strdup(struct plm_ctx *ctx, const char *s, char **out, struct plm_err *err);

@@ -10,13 +10,8 @@ static bool add(struct plm_ctx *ctx, struct list *list, uint64_t offset, uint64_
 {
     if (len == 0)
         return true;
-    if (list->n == list->cap) {
-        size_t cap = list->cap ? 2 * list->cap : 16;
-
-        if (plm_realloc(ctx, &list->items, cap, sizeof *list->items, NULL) != PLM_OK)
-            return false;
-        list->cap = cap;
-    }
+    if (plm_grow(ctx, &list->items, &list->cap, list->n, sizeof *list->items, NULL) != PLM_OK)
+        return false;
     list->items[list->n++] = (struct plm_range){offset, (size_t)len, NULL};
     return true;
 }

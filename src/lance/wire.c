@@ -115,7 +115,7 @@ enum plm_code plm_pb_expect(const struct plm_pb_field *field, uint32_t wire, str
                     field->number, field->wire, wire);
 }
 
-/* Room for n more. One by one they double, so that a long list stays linear. */
+/* Room for n more. A list that grows again doubles, so that many short fields stay linear. */
 static enum plm_code u64s_reserve(struct plm_ctx *ctx, struct plm_u64s *list, size_t n,
                                   struct plm_err *err)
 {
@@ -125,7 +125,7 @@ static enum plm_code u64s_reserve(struct plm_ctx *ctx, struct plm_u64s *list, si
         return plm_fail(err, PLM_NOMEM, "protobuf: a list of %zu and %zu items", list->n, n);
     if (want <= list->cap)
         return PLM_OK;
-    want = plm_max_size(want, n == 1 ? list->cap * 2 : 0);
+    want = plm_max_size(want, list->n > 0 ? list->cap * 2 : 0);
 
     enum plm_code rc = plm_realloc(ctx, &list->items, want, sizeof *list->items, err);
 

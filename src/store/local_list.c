@@ -28,12 +28,9 @@ static enum plm_code read_names(struct plm_ctx *ctx, DIR *dir, const char *path,
             return PLM_OK;
         if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0)
             continue;
-        if (out->n == cap) {
-            cap = cap ? 2 * cap : 32;
-            rc = plm_realloc(ctx, &out->items, cap, sizeof *out->items, err);
-            if (rc)
-                return rc;
-        }
+        rc = plm_grow(ctx, &out->items, &cap, out->n, sizeof *out->items, err);
+        if (rc)
+            return rc;
         out->items[out->n] = (struct plm_entry){0};
         rc = plm_strdup(ctx, d->d_name, &out->items[out->n].name, err);
         if (rc)

@@ -1,115 +1,15 @@
-/* s3.h - one bucket and prefix: settings, and requests that are signed, retried and checked.
+/* s3.h - one bucket and prefix as a store: the files behind the table of store_s3.c to one another.
  *
- * Owns     a client owns its settings, secrets and idle connections; requests borrow.
- * Threads  a client is shared by threads; each call to run() drives its own connections.
- * Errors   as store.h says; a message names the object, the status, how many tries and why.
+ * s3_read.c   files open for reading    s3_put.c     whole objects
+ * s3_list.c   listings, trees           s3_writer.c  big objects in parts
  */
 #ifndef PLM_S3_H
 #define PLM_S3_H
 
-#include "store/s3_creds.h"
-#include "store/s3_retry.h"
+#include "store/s3_client.h"
 #include "store/s3_window.h"
 #include "store/store_impl.h"
 
-#define PLM_S3_KEY_BYTES_MAX 1024
-
-struct plm_s3_config {
-    char bucket[64];
-    char *prefix;       /* without '/' at its ends; "" = the bucket */
-    char *endpoint;     /* "https://host[:port][/path]" without '/' at the end; NULL = AWS */
-    char *ca_file;      /* NULL = the system's */
-    char region[64];    /* where to start */
-    bool region_given;  /* else the bucket's own is learnt from its first refusal */
-    bool virtual_hosted, allow_http, anonymous;
-    double connect_s, attempt_s, stall_s, retry_s; /* attempt_s 0 = no limit */
-    unsigned connections; /* of one call */
-    char metadata[256];
-};
-/* *given: the secret in the options, or NULL. Release with plm_s3_config_reset(). */
-PLM_MUST_CHECK enum plm_code plm_s3_config_read(struct plm_ctx *ctx, const char *uri,
-                                                const char *const *options,
-                                                struct plm_s3_config *out,
-                                                struct plm_s3_secret **given, struct plm_err *err);
-void plm_s3_config_reset(struct plm_ctx *ctx, struct plm_s3_config *config);
-
-/* Where a request goes. The texts are NUL-terminated in `url`, `host`, `path`. */
-struct plm_s3_target {
-    struct plm_buf url, host, path;
-};
-void plm_s3_target_init(struct plm_s3_target *target, struct plm_ctx *ctx);
-void plm_s3_target_reset(struct plm_s3_target *target);
-/* key "" = the bucket itself. */
-PLM_MUST_CHECK enum plm_code plm_s3_target_make(struct plm_s3_target *target,
-                                                const struct plm_s3_config *config,
-                                                const char *region, const char *key,
-                                                const struct plm_s3_pair *query, size_t n_query,
-                                                struct plm_err *err);
-
-struct plm_s3_client {
-    struct plm_ctx *ctx;
-    struct plm_s3_config config;
-    struct plm_s3_creds creds;
-    struct plm_s3_rate rate;
-    pthread_mutex_t lock; /* region, idle */
-    char region[64];
-    struct plm_http *idle[32];
-    size_t n_idle;
-    atomic_int_fast64_t skew_ms; /* server's clock minus ours */
-    atomic_bool answered;        /* the endpoint exists: be patient with it */
-    atomic_uint_fast64_t n_random;
-    uint64_t seed;
-    /* plm_http_open, or a test's */
-    enum plm_code (*open_http)(struct plm_ctx *, const struct plm_http_options *,
-                               struct plm_http **, struct plm_err *);
-};
-/* Takes config and given; both are gone after a failure too. */
-void plm_s3_client_init(struct plm_s3_client *client, struct plm_ctx *ctx,
-                        struct plm_s3_config *config, struct plm_s3_secret *given);
-void plm_s3_client_reset(struct plm_s3_client *client);
-
-struct plm_s3_request {
-    const char *method;
-    char key[PLM_S3_KEY_BYTES_MAX + 1];
-    struct plm_s3_pair query[8];
-    size_t n_query;
-    const void *body;
-    size_t body_bytes;
-    bool if_absent;          /* If-None-Match: *; an unknown outcome ends in PLM_RETRY */
-    bool error_in_200;       /* a 200 may carry an <Error> body in `into` */
-    bool slow_answer;        /* the server may think for minutes */
-    bool is_list;            /* for the counters */
-    const char *copy_source; /* encoded */
-    const char *if_match;    /* or NULL */
-    /* GET: a part of an object whose size is known, or all of it */
-    bool ranged;
-    uint64_t first, n_bytes, object_bytes;
-    struct plm_buf *into;           /* where the body goes, or */
-    const struct plm_range *pieces; /* ranges ascending by offset, cut from first..+n_bytes */
-    size_t n_pieces;
-    /* out */
-    struct plm_s3_reply reply; /* of the last answer */
-    unsigned n_tries;
-    uint64_t n_got;
-    bool unsure; /* an earlier try may have been applied */
-};
-
-/* n requests, up to config.connections at once. fill() writes request i into the zeroed
- * struct, done() (may be NULL) sees it after it succeeded; both run on the caller's thread.
- * Ends at the first failure. */
-struct plm_s3_batch {
-    size_t n;
-    void *arg;
-    enum plm_code (*fill)(void *arg, size_t i, struct plm_s3_request *, struct plm_err *);
-    enum plm_code (*done)(void *arg, size_t i, struct plm_s3_request *, struct plm_err *);
-};
-PLM_MUST_CHECK enum plm_code plm_s3_run(struct plm_s3_client *client, const struct plm_s3_batch *batch,
-                                        struct plm_err *err);
-/* One request; its out fields are written after a failure too. */
-PLM_MUST_CHECK enum plm_code plm_s3_one(struct plm_s3_client *client, struct plm_s3_request *request,
-                                        struct plm_err *err);
-
-/* The store over a client. */
 struct plm_s3 {
     struct plm_store base;
     struct plm_s3_client client;
@@ -117,6 +17,10 @@ struct plm_s3 {
     pthread_mutex_t probe_lock;
     bool conditional_works; /* the probe went well */
 };
+static inline struct plm_s3 *plm_s3_of(struct plm_store *store)
+{
+    return (struct plm_s3 *)store;
+}
 /* prefix + '/' + path into request->key. PLM_ARG above 1024 bytes. */
 PLM_MUST_CHECK enum plm_code plm_s3_key(const struct plm_s3 *s3, const char *path,
                                         struct plm_s3_request *request, struct plm_err *err);
@@ -124,7 +28,26 @@ PLM_MUST_CHECK enum plm_code plm_s3_key(const struct plm_s3 *s3, const char *pat
 PLM_MUST_CHECK enum plm_code plm_s3_copy(struct plm_store *store, const char *from, const char *to,
                                          struct plm_err *err);
 
-/* s3_multipart.c: the writer's calls for the table of store_s3.c. */
+/* ---- calls, as struct plm_store_ops says ---------------------------------------------- */
+
+enum plm_code plm_s3_file_open(struct plm_store *, const char *path, uint64_t size_bytes,
+                               struct plm_file **, struct plm_err *);
+enum plm_code plm_s3_file_read_ranges(struct plm_file *, const struct plm_range *, size_t n,
+                                      struct plm_err *);
+void plm_s3_file_expect(struct plm_file *, const struct plm_range *, size_t n);
+void plm_s3_file_close(struct plm_file *);
+void plm_s3_keep(struct plm_store *, uint64_t bytes);
+enum plm_code plm_s3_size(struct plm_store *, const char *path, uint64_t *, struct plm_err *);
+enum plm_code plm_s3_get(struct plm_store *, const char *path, struct plm_buf *,
+                         struct plm_err *);
+enum plm_code plm_s3_list(struct plm_store *, const char *dir, size_t limit, struct plm_entries *,
+                          struct plm_err *);
+enum plm_code plm_s3_delete_tree(struct plm_store *, const char *dir, struct plm_err *);
+enum plm_code plm_s3_put(struct plm_store *, const char *path, const void *, size_t,
+                         bool if_absent, struct plm_err *);
+enum plm_code plm_s3_put_probing(struct plm_store *, const char *path, const void *, size_t,
+                                 struct plm_err *);
+enum plm_code plm_s3_delete(struct plm_store *, const char *path, struct plm_err *);
 enum plm_code plm_s3_writer_open(struct plm_store *, const char *path, uint64_t size_bytes,
                                  const char *token, char **token_out, struct plm_writer **,
                                  struct plm_err *);

@@ -19,32 +19,6 @@ static bool is_bucket(const char *name, size_t n)
     return name[0] != '.' && name[0] != '-' && name[n - 1] != '.' && name[n - 1] != '-';
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c = (char)(c | 32);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* %-escapes are undone, as Lance does; what is no escape stays. False: %00. */
-static bool decode_escapes(char *text)
-{
-    char *to = text;
-
-    for (const char *p = text; *p; p++) {
-        int high = *p == '%' ? hex_digit(p[1]) : -1;
-        int low = high < 0 ? -1 : hex_digit(p[2]);
-
-        if (high == 0 && low == 0)
-            return false;
-        *to++ = low < 0 ? *p : (char)(high * 16 + low);
-        p += low < 0 ? 0 : 2;
-    }
-    *to = 0;
-    return true;
-}
-
 static bool is_plain_path(const char *path)
 {
     for (const char *part = path; *part;) {
@@ -82,7 +56,7 @@ static enum plm_code read_location(struct plm_ctx *ctx, const char *uri, struct 
     for (len = strlen(rest); len > 0 && rest[len - 1] == '/'; len--)
         ;
     PLM_TRY(plm_strndup(ctx, rest, len, &out->prefix, err));
-    if (!decode_escapes(out->prefix) || !is_plain_path(out->prefix))
+    if (plm_percent_decode(out->prefix, false) || !is_plain_path(out->prefix))
         PLM_TRY(plm_fail(err, PLM_ARG, "location \"s3://%s/...\": its key has an empty, \".\" or "
                                        "\"..\" part or a zero byte", out->bucket));
 done:

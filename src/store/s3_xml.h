@@ -40,9 +40,9 @@ struct plm_s3_parts {
     struct plm_s3_part *items; /* ascending by number */
     size_t n, cap;
     bool truncated;
-    unsigned next_marker;
+    unsigned next_marker; /* where the next page begins; 0 at first */
 };
-/* Appends one page of ListParts. */
+/* Appends one page of ListParts. Pages that do not move on are PLM_CORRUPT. */
 PLM_MUST_CHECK enum plm_code plm_s3_xml_parts(const void *xml, size_t n, struct plm_s3_parts *parts,
                                               struct plm_err *err);
 

@@ -19,37 +19,6 @@ static bool is_scheme(const char *uri, size_t n, const char *name)
     return strlen(name) == n && memcmp(uri, name, n) == 0;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-/* "%41" -> "A", in place. %00 would cut the path short: refused like a broken escape. */
-static enum plm_code percent_decode(char *text, struct plm_err *err)
-{
-    char *to = text;
-
-    for (const char *at = text; *at; to++) {
-        if (*at != '%') {
-            *to = *at++;
-            continue;
-        }
-        int high = hex_digit(at[1]);
-        int low = high < 0 ? -1 : hex_digit(at[2]);
-
-        if (low < 0 || high * 16 + low == 0)
-            return plm_fail(err, PLM_ARG, "location \"file://...\": broken escape \"%.3s\"", at);
-        *to = (char)(high * 16 + low);
-        at += 3;
-    }
-    *to = '\0';
-    return PLM_OK;
-}
-
 /* file:///path and file://localhost/path. */
 static enum plm_code open_file_uri(struct plm_ctx *ctx, const char *uri, const char *const *options,
                                    struct plm_store **out, struct plm_err *err)
@@ -57,14 +26,16 @@ static enum plm_code open_file_uri(struct plm_ctx *ctx, const char *uri, const c
     static const char host[] = "localhost";
     enum plm_code rc = PLM_OK;
     char *path = NULL;
-    const char *rest = uri + strlen("file://");
+    const char *rest = uri + strlen("file://"), *bad;
 
     if (strncmp(rest, host, strlen(host)) == 0 && rest[strlen(host)] == '/')
         rest += strlen(host);
     if (*rest != '/')
         return plm_fail(err, PLM_ARG, "location \"%s\": expected file:///absolute/path", uri);
     PLM_TRY(plm_strdup(ctx, rest, &path, err));
-    PLM_TRY(percent_decode(path, err));
+    bad = plm_percent_decode(path, true);
+    if (bad)
+        PLM_TRY(plm_fail(err, PLM_ARG, "location \"file://...\": broken escape \"%.3s\"", bad));
     PLM_TRY(plm_store_open_local(ctx, path, options, out, err));
 done:
     plm_free(ctx, path);

@@ -72,6 +72,10 @@ enum plm_code plm_store_options_copy(struct plm_ctx *ctx, const char *const *opt
                                      struct plm_err *err);
 void plm_store_options_free(struct plm_ctx *ctx, char **options);
 
+/* Undoes %-escapes in place. NULL, or where the first bad one is: %00 always, one without two
+ * digits if is_strict (else it stays as it is). */
+const char *plm_percent_decode(char *text, bool is_strict);
+
 /* root: a path, made absolute. The options are for stores opened from this one. */
 enum plm_code plm_store_open_local(struct plm_ctx *ctx, const char *root,
                                    const char *const *options, struct plm_store **out,

@@ -220,12 +220,36 @@ static void test_many_files(void **state)
     plm_ctx_destroy(ctx);
 }
 
+/* An array that could not grow is as large as it was, and says so. */
+static void test_grow(void **state)
+{
+    (void)state;
+    struct plm_ctx *ctx = make_ctx(256 << 10);
+    uint64_t *items = NULL;
+    size_t cap = 0, n = 0;
+    enum plm_code rc = PLM_OK;
+
+    for (; n < MIB; n++) {
+        rc = plm_grow(ctx, &items, &cap, n, sizeof *items, NULL);
+        if (rc != PLM_OK)
+            break;
+        assert_true(n < cap);
+        items[n] = n;
+    }
+    assert_int_equal(rc, PLM_LIMIT);
+    assert_int_equal(n, cap);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(items[i], i);
+    plm_free(ctx, items);
+    plm_ctx_destroy(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limit),        cmocka_unit_test(test_budget),
         cmocka_unit_test(test_blocks_again), cmocka_unit_test(test_residence),
-        cmocka_unit_test(test_many_files),
+        cmocka_unit_test(test_many_files),   cmocka_unit_test(test_grow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

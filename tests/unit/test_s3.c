@@ -702,6 +702,19 @@ static void test_xml_parts_hostile(void **state)
     }
 }
 
+/* Pages without parts that all name the same marker would be asked for forever. */
+static void test_xml_parts_stand_still(void **state)
+{
+    (void)state;
+    static const char page[] = PARTS("<IsTruncated>true</IsTruncated>"
+                                     "<NextPartNumberMarker>5</NextPartNumberMarker>");
+    struct plm_s3_parts parts = {.ctx = ctx};
+
+    assert_int_equal(plm_s3_xml_parts(page, strlen(page), &parts, &err), PLM_OK);
+    assert_int_equal(plm_s3_xml_parts(page, strlen(page), &parts, &err), PLM_CORRUPT);
+    plm_free(ctx, parts.items);
+}
+
 /* ---- checksums ------------------------------------------------------------------ */
 
 static void test_checksums(void **state)
@@ -751,6 +764,7 @@ int main(void)
         cmocka_unit_test(test_xml_upload),
         cmocka_unit_test(test_xml_parts),
         cmocka_unit_test(test_xml_parts_hostile),
+        cmocka_unit_test(test_xml_parts_stand_still),
         cmocka_unit_test(test_checksums),
     };
 
