@@ -70,9 +70,9 @@ static enum plm_code add_segment(struct plm_dist *d, uint64_t segment, bool full
     uint64_t end = s->first_row + s->n_rows;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(add_check(d, CHECK_MODEL, segment, 0, 0, err));
     if (!full)
         PLM_TRY(add_check(d, CHECK_SAMPLE, segment, s->first_row, end, err));
+    PLM_TRY(add_check(d, CHECK_MODEL, segment, 0, 0, err));
     for (uint64_t at = s->first_row; full && at < end; at += ROWS_OF_TASK)
         PLM_TRY(add_check(d, CHECK_ROWS, segment, at, plm_min_u64(end, at + ROWS_OF_TASK), err));
     PLM_TRY(add_ids(d, segment, err));
@@ -91,12 +91,12 @@ static enum plm_code call_verify_begin(struct plm_dist *d, const struct plm_dist
     PLM_TRY(plm_dist_need_model(d, err));
     if (!d->job.truth)
         return plm_fail(err, PLM_ARG, "verify_begin: encode_begin comes first");
+    PLM_TRY(add_check(d, CHECK_RECALL, 0, 0, 0, err)); /* the longest comes first */
     for (uint64_t i = 0; i < d->job.plan.n_segments; i++) {
         if (!d->job.lengths[i])
             PLM_TRY(plm_fail(err, PLM_ARG, "verify_begin: segment %" PRIu64 " is not merged", i));
         PLM_TRY(add_segment(d, i, args->numbers[0] != 0, err));
     }
-    PLM_TRY(add_check(d, CHECK_RECALL, 0, 0, 0, err));
     plm_free(d->ctx, d->checked);
     d->checked = NULL;
     PLM_TRY(plm_calloc(d->ctx, &d->checked, d->n_checks, 1, err));

@@ -12,6 +12,13 @@
 
 /* ---- a segment ----------------------------------------------------------------------------------------- */
 
+static enum plm_code open_run(void *arg, size_t i, unsigned worker, struct plm_err *err)
+{
+    struct plm_merge *m = arg;
+    (void)worker;
+    return plm_run_open(m->job, m->job->plan.segments[m->segment].first_task + i, false, &m->runs[i], NULL, err);
+}
+
 static enum plm_code open_runs(struct plm_merge *m, struct plm_err *err)
 {
     struct plm_job *job = m->job;
@@ -19,8 +26,8 @@ static enum plm_code open_runs(struct plm_merge *m, struct plm_err *err)
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_calloc(job->ctx, &m->runs, segment->n_tasks, sizeof *m->runs, err));
-    for (; m->n_runs < segment->n_tasks; m->n_runs++)
-        PLM_TRY(plm_run_open(job, segment->first_task + m->n_runs, false, &m->runs[m->n_runs], NULL, err));
+    m->n_runs = segment->n_tasks; /* those that are not open are empty */
+    PLM_TRY(plm_parallel(job->ctx, m->n_runs, open_run, m, err)); /* a round trip or two each, on S3 */
     PLM_TRY(plm_alloc(job->ctx, &m->starts, (size_t)m->k + 1, sizeof *m->starts, err));
     PLM_TRY(plm_calloc(job->ctx, &m->lengths, m->k, sizeof *m->lengths, err));
     m->starts[0] = 0;

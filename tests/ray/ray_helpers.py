@@ -93,3 +93,36 @@ def neighbours(dataset, q, k=10, nprobes=20):
     return dataset.to_table(nearest={"column": "vec", "q": q, "k": k, "nprobes": nprobes},
                             with_row_id=True)["_rowid"].to_pylist()
 
+
+
+def _memory_of(pid, field):
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) << 10
+    raise AssertionError(f"process {pid} has no {field}")
+
+
+class Growth:
+    """How much the workers' resident memory grew at most while they had a build: worst, of all since the last look."""
+
+    def __init__(self, monkeypatch):
+        from pilum.ray._pool import Pool
+
+        self._before, self._grown = {}, []
+        hellos, close = Pool.first_hellos, Pool.close
+
+        def first_hellos(pool):
+            up = hellos(pool)
+            self._before = {worker["pid"]: _memory_of(worker["pid"], "VmRSS") for worker in up}
+            return up
+
+        def close_pool(pool):
+            self._grown += [_memory_of(pid, "VmHWM") - before for pid, before in self._before.items()]
+            close(pool)
+
+        monkeypatch.setattr(Pool, "first_hellos", first_hellos)
+        monkeypatch.setattr(Pool, "close", close_pool)
+
+    def worst(self):
+        grown, self._grown = max(self._grown), []
+        return grown

@@ -9,7 +9,7 @@ import urllib.request
 
 import lance
 import pytest
-from ray_helpers import ROOT, At, kill_one, vectors
+from ray_helpers import ROOT, At, Growth, kill_one, vectors
 
 import pilum.ray
 
@@ -114,6 +114,17 @@ def test_a_column_that_comes_through_pylance(cluster, originals, server, options
     segment = next(index for index in ds.describe_indices() if index.name == "threads").segments[0].uuid
     assert remote_index_bytes(server, "streamed", segment) == by_ray
     assert list(tmp_path.rglob("*.lance")) == []
+
+
+def test_workers_stay_within_the_budget(cluster, originals, server, options, monkeypatch):
+    """48 MiB of vectors, fetched ahead as far as the budget lets."""
+    upload(originals, "large", "s3://bucket/budget", options)
+    growth, grown = Growth(monkeypatch), []
+    for budget in (40 << 20, 1 << 30):
+        pilum.ray.create_index("s3://bucket/budget", "vec", "IVF_SQ", num_workers=2, num_partitions=8, threads=1,
+                               storage_options=options, progress="none", verify="none", memory_budget=budget)
+        grown.append(growth.worst() / 2**20)
+    assert grown[0] <= 40 * 1.05 + 8 < grown[1], grown
 
 
 def test_killed_worker(cluster, originals, server, options, threads_engine, tmp_path):

@@ -21,7 +21,7 @@ from pilum.ray._pool import LOSSES, AnswerLost, Pool, Task
 from pilum.ray._progress import View
 
 PHASES = ("plan", "train", "encode", "merge", "verify")
-FAN_IN = 8  #: partials that one task adds up
+FAN_IN = 8  #: partials that one task adds up, at most: fewer where they are large beside the memory budget
 CHECKPOINT_EVERY_S = 5.0
 STATE_HEAD = struct.Struct("<8s3Q64s")  #: of a state of training: magic, is done, steps done, steps in all, what
 SUB_VECTORS_OF_TASK = 2  #: part of the names of pieces: a constant, so that a resumed build finds them
@@ -51,12 +51,14 @@ class Driver:
 
 
 class Build:
-    def __init__(self, driver: Driver, pool: Pool, view: View, threads: int) -> None:
+    def __init__(self, driver: Driver, pool: Pool, view: View) -> None:
         self.driver = driver
         self.pool = pool
         self.view = view
-        self.threads = threads
+        self.threads = pool.size.threads
         self.facts = driver.json("facts")
+        partial = self.facts["partitions"] * (8 * self.facts["dimension"] + 16)
+        self.fan_in = max(2, min(FAN_IN, pool.size.memory_budget // 8 // partial))
 
     def run(self, verify: str, end: str = "finish") -> dict[str, Any]:
         """Everything from training to the commit; the report. ``end="publish"``: but the commit, and what it takes."""
@@ -156,13 +158,13 @@ class Build:
             [Task("step", (i, first), (state,), ((i, ref),), keep=True) for i, first, ref in parts],
             lambda _, answer: answers.append(answer),
         )
-        while len(answers) > FAN_IN:
+        while len(answers) > self.fan_in:
             answers = self._reduce(answers)
         return answers
 
     def _reduce(self, answers: list[Any]) -> list[Any]:
         sums: list[Any] = []
-        groups = [answers[i : i + FAN_IN] for i in range(0, len(answers), FAN_IN)]
+        groups = [answers[i : i + self.fan_in] for i in range(0, len(answers), self.fan_in)]
         self.pool.run(
             [Task("reduce", (), tuple(group), keep=True) for group in groups if len(group) > 1],
             lambda _, answer: sums.append(answer),

@@ -219,7 +219,7 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
             facts, plan = driver.json("facts"), driver("plan")
             worker_options = ray.put({**options, "restart": False})
             pool.join(table.reference(facts["version"]), worker_options, plan, facts["kernels"])
-            result = Build(driver, pool, view, size.threads).run(verify, "publish" if managed else "finish")
+            result = Build(driver, pool, view).run(verify, "publish" if managed else "finish")
         except (ConflictError, NotFoundError, StorageError, StorageBusyError) as error:
             _blame_the_first(table, json.loads(plan), error)
             raise

@@ -148,7 +148,11 @@ class Pool:
             up = [h.about for h in self._handles if h.about]
             if up and (len(up) == self.n or time.monotonic() > end):
                 return up
-            self._rest(0.05 if up else 0.1)
+            late = [h.hello for h in self._handles if h.hello is not None]
+            if not late:
+                self._rest(0.1)  # those that were lost are started again
+            elif not ray.wait(late, num_returns=1, timeout=0.5, fetch_local=False)[0]:
+                self._rest(0)
 
     def join(self, table: tuple, options: Any, plan: bytes, kernels: str) -> None:
         """From now on every worker that is up joins the build."""
