@@ -103,6 +103,7 @@ struct shape {
     uint8_t *byte_rows, *sq_codes;
     uint16_t *halves16;
     int8_t *byte_panels;
+    int16_t *words;
     int32_t *offsets;
     uint32_t *ids;
     /* results, all in one piece so that they can be compared */
@@ -139,6 +140,7 @@ static struct shape shape_new(size_t k, size_t dim)
     s.byte_panels = bench_bytes(n_bytes);
     s.sq_codes = bench_bytes(n_bytes);
     s.halves16 = bench_bytes(n_bytes * 2);
+    s.words = bench_bytes(n_bytes * 2 + 2 * k);
     s.offsets = bench_bytes(k * sizeof *s.offsets);
     s.ids = bench_bytes(N_ROWS * sizeof *s.ids);
     for (size_t i = 0; i < n_bytes; i++) { /* within seven bits, which every table takes */
@@ -146,6 +148,7 @@ static struct shape shape_new(size_t k, size_t dim)
         s.byte_panels[i] = (int8_t)((int)(plm_mix64(9, i) % 127) - 63);
         s.sq_codes[i] = (uint8_t)plm_mix64(10, i);
         s.halves16[i] = (uint16_t)(plm_mix64(11, i) % 0x7c00);
+        s.words[i] = (int16_t)((int)(plm_mix64(12, i) % 1001) - 500); /* no sum leaves its range */
     }
     for (size_t j = 0; j < k; j++)
         s.offsets[j] = -(int32_t)(j * 10);
@@ -160,7 +163,7 @@ static void shape_free(struct shape *s)
 {
     void *all[] = {s->rows,      s->centroids, s->packed,      s->panels,   s->halves,
                    s->row_terms, s->panel_terms, s->byte_rows, s->sq_codes, s->halves16,
-                   s->byte_panels, s->offsets, s->ids,         s->out.bytes};
+                   s->byte_panels, s->words, s->offsets, s->ids, s->out.bytes};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
@@ -249,6 +252,12 @@ static void run_pq_nearest(K)
     t->pq_nearest(s->packed, N_ROWS / PLM_PQ_LANES, s->centroids, s->halves, s->k, s->dim,
                   s->out.bytes, s->out.floats + N_ROWS, s->out.floats + 2 * N_ROWS);
 }
+static void run_pq_words(K)
+{
+    t->pq_words(s->packed, N_ROWS / PLM_PQ_LANES, 16383, s->words, s->offsets, s->k, s->dim,
+                s->out.bytes, (int32_t *)s->out.floats + N_ROWS,
+                (int32_t *)s->out.floats + 2 * N_ROWS);
+}
 static void run_pq_pack(K)
 {
     for (size_t i = 0; i < N_ROWS; i += PLM_PQ_LANES)
@@ -283,6 +292,7 @@ static const struct kernel {
     {"f16_to_f32", run_f16, VALUES, 1, 0},
 }, pq[] = {
     {"pq_nearest", run_pq_nearest, PRODUCTS, 2, 1e-4},
+    {"pq_words", run_pq_words, PRODUCTS, 2, 0},
     {"pq_pack", run_pq_pack, VALUES, 1, 0},
 };
 

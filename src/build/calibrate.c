@@ -168,6 +168,8 @@ done:
 struct codeword_work {
     const struct plm_kernels *kernels;
     const float *groups, *codebook, *half_norms;
+    const int16_t *words; /* or NULL */
+    const int32_t *offsets;
     size_t n_codes, dsub;
 };
 
@@ -176,8 +178,14 @@ static void codewords_once(void *arg)
     const struct codeword_work *w = arg;
     uint8_t codes[PQ_GROUPS * PLM_PQ_LANES];
     float best[PQ_GROUPS * PLM_PQ_LANES], second[PQ_GROUPS * PLM_PQ_LANES];
+    int32_t best_word[PQ_GROUPS * PLM_PQ_LANES], second_word[PQ_GROUPS * PLM_PQ_LANES];
 
-    w->kernels->pq_nearest(w->groups, PQ_GROUPS, w->codebook, w->half_norms, w->n_codes, w->dsub, codes, best, second);
+    if (w->words)
+        w->kernels->pq_words(w->groups, PQ_GROUPS, 1, w->words, w->offsets, w->n_codes, w->dsub, codes, best_word,
+                             second_word);
+    else
+        w->kernels->pq_nearest(w->groups, PQ_GROUPS, w->codebook, w->half_norms, w->n_codes, w->dsub, codes, best,
+                               second);
 }
 
 static enum plm_code time_codewords(const struct calibration *c, double *out)
@@ -188,15 +196,20 @@ static enum plm_code time_codewords(const struct calibration *c, double *out)
                               .dsub = p->column.dim / p->num_sub_vectors};
     size_t n_rows = PQ_GROUPS * PLM_PQ_LANES * w.dsub, n_words = w.n_codes * w.dsub;
     float *values = NULL;
+    int32_t *whole = NULL;
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_alloc(ctx, &values, n_rows + n_words + w.n_codes, sizeof *values, NULL));
+    PLM_TRY(plm_calloc(ctx, &whole, w.n_codes, sizeof *whole + plm_pq_word_dims(w.dsub) * sizeof *w.words, NULL));
     fill(values, n_rows + n_words + w.n_codes);
     w.groups = values;
     w.codebook = values + n_rows;
     w.half_norms = values + n_rows + n_words;
+    w.offsets = whole;
+    w.words = plm_pq_has_words(ctx->kernels, (uint32_t)w.dsub) ? (const int16_t *)(whole + w.n_codes) : NULL;
     *out = rate_of(c, codewords_once, &w, (double)(PQ_GROUPS * PLM_PQ_LANES) * (double)n_words);
 done:
+    plm_free(ctx, whole);
     plm_free(ctx, values);
     return rc;
 }

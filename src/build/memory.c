@@ -322,7 +322,7 @@ static struct shape shape_of(const struct plm_source *source, const struct plm_p
     s.fixed = ctx->memory_base_bytes + atomic_load(&ctx->memory_used) + ctx->threads * STACK_BYTES +
               (s.is_remote ? GROWTH_BYTES_REMOTE : GROWTH_BYTES) + MARGIN_BYTES;
     s.centroids = p->num_partitions * dim * plm_max_size(sizeof(float), (size_t)plm_element_bytes(p->column.element));
-    s.codebook = p->quantizer == PLM_PQ ? (dim << p->num_bits) * sizeof(double) : 0;
+    s.codebook = p->quantizer == PLM_PQ ? (dim << p->num_bits) * 3 * sizeof(float) : 0; /* plm_codewords_bytes, too */
     return s;
 }
 

@@ -20,12 +20,16 @@ enum plm_code plm_pq_init(struct plm_ctx *ctx, uint32_t m, uint32_t dsub, uint32
         return plm_fail(err, PLM_LIMIT, "pq: a codebook of %u x %u values is too large", m, dsub);
 
     PLM_TRY(plm_alloc(ctx, &pq.codebook, n_values, sizeof *pq.codebook, err));
-    PLM_TRY(plm_alloc(ctx, &pq.half_norms, (size_t)m * n_codes, sizeof *pq.half_norms, err));
-    PLM_TRY(plm_alloc(ctx, &pq.max_half_norms, m, sizeof *pq.max_half_norms, err));
+    PLM_TRY(plm_alloc(ctx, &pq.parts, m, sizeof *pq.parts, err));
+    PLM_TRY(plm_alloc(ctx, &pq.room, m, plm_codewords_bytes((uint32_t)n_codes, dsub), err));
     memcpy(pq.codebook, codebook, n_values * sizeof *codebook);
-    for (size_t j = 0; j < m; j++)
-        plm_codewords_prepare(ctx->kernels, codebook + j * n_codes * dsub, (uint32_t)n_codes, dsub,
-                              pq.half_norms + j * n_codes, &pq.max_half_norms[j]);
+    for (size_t j = 0; j < m; j++) {
+        pq.parts[j] = (struct plm_codewords){.values = pq.codebook + j * n_codes * dsub,
+                                             .n_codes = (uint32_t)n_codes, .dsub = dsub};
+        plm_codewords_place(&pq.parts[j],
+                            pq.room + j * plm_codewords_bytes((uint32_t)n_codes, dsub));
+        plm_codewords_prepare(ctx->kernels, &pq.parts[j]);
+    }
     *out = pq;
     pq = (struct plm_pq){0};
 done:
@@ -37,8 +41,8 @@ void plm_pq_reset(struct plm_pq *pq)
 {
     if (pq->ctx) {
         plm_free(pq->ctx, pq->codebook);
-        plm_free(pq->ctx, pq->half_norms);
-        plm_free(pq->ctx, pq->max_half_norms);
+        plm_free(pq->ctx, pq->parts);
+        plm_free(pq->ctx, pq->room);
     }
     *pq = (struct plm_pq){0};
 }
@@ -51,7 +55,7 @@ size_t plm_pq_encode_bytes(const struct plm_pq *pq)
 {
     size_t groups = PLM_PQ_BLOCK_ROWS / PLM_PQ_LANES * group_floats(pq);
 
-    return (groups + pq->dsub) * sizeof(float) + 64;
+    return (groups + pq->dsub * (1 + PLM_GROUP)) * sizeof(float) + 64;
 }
 
 /* Sub-vector j of at most PLM_PQ_BLOCK_ROWS rows, less their centroids, into packed groups. */
@@ -89,26 +93,20 @@ void plm_pq_encode(const struct plm_kernels *kernels, const struct plm_pq *pq, c
                    size_t n, const float *centroids, const uint32_t *ids, uint8_t *codes,
                    void *scratch)
 {
-    size_t dim = (size_t)pq->m * pq->dsub, n_codes = plm_pq_n_codes(pq);
+    size_t dim = (size_t)pq->m * pq->dsub;
     float *groups = scratch;
     struct plm_pq_block block;
 
     block.row = groups + PLM_PQ_BLOCK_ROWS / PLM_PQ_LANES * group_floats(pq);
+    block.packed = block.row + pq->dsub;
+    memset(block.packed, 0, pq->dsub * PLM_GROUP * sizeof(float));
     for (size_t first = 0; first < n; first += PLM_PQ_BLOCK_ROWS) {
         size_t n_block = plm_min_size(PLM_PQ_BLOCK_ROWS, n - first);
 
         for (size_t j = 0; j < pq->m; j++) {
-            struct plm_codewords codewords = {
-                .values = pq->codebook + j * n_codes * pq->dsub,
-                .half_norms = pq->half_norms + j * n_codes,
-                .max_half_norm = pq->max_half_norms[j],
-                .n_codes = (uint32_t)n_codes,
-                .dsub = pq->dsub,
-            };
-
             pack_block(kernels, pq, j, rows + first * dim, n_block, centroids,
                        centroids ? ids + first : NULL, groups);
-            plm_pq_block_codes(kernels, &codewords, groups, n_block, &block);
+            plm_pq_block_codes(kernels, &pq->parts[j], groups, n_block, &block);
             put_codes(pq, j, block.codes, n_block, codes + first * plm_pq_code_bytes(pq));
         }
     }

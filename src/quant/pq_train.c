@@ -34,9 +34,9 @@ struct training {
     uint64_t seed;
     size_t walk_start, walk_step; /* position p is row (start + p * step) mod n */
     float *groups;                /* rows by position, packed */
-    float *codewords;             /* the caller's */
-    float *half_norms;
-    float max_half_norm;
+    float *codewords;
+    struct plm_codewords prepared; /* for the kernels, as they are now */
+    uint8_t *room;                /* of those */
     double *sums;                 /* [n_codes][dsub] */
     uint64_t *counts, *split;     /* [n_codes]; the latter while empty codewords are filled */
     uint8_t *codes;               /* [n] of the first n_seen positions */
@@ -150,18 +150,15 @@ static void move_row(struct training *t, size_t position, size_t lane, const flo
 /* Positions [first, end) under the present codewords; first is a multiple of PLM_PQ_BLOCK_ROWS. */
 static enum plm_code place_rows(struct training *t, size_t first, size_t end, struct plm_err *err)
 {
-    struct plm_codewords codewords = {.values = t->codewords, .half_norms = t->half_norms,
-                                      .n_codes = t->n_codes, .dsub = t->dsub};
     enum plm_code rc = plm_check_cancel(t->ctx, err);
 
     if (rc != PLM_OK)
         return rc;
-    plm_codewords_prepare(t->kernels, t->codewords, t->n_codes, t->dsub, t->half_norms,
-                          &codewords.max_half_norm);
+    plm_codewords_prepare(t->kernels, &t->prepared);
     for (size_t at = first; at < end; at += PLM_PQ_BLOCK_ROWS) {
         size_t n = plm_min_size(PLM_PQ_BLOCK_ROWS, end - at);
 
-        plm_pq_block_codes(t->kernels, &codewords, t->groups + at * t->dsub, n, &t->block);
+        plm_pq_block_codes(t->kernels, &t->prepared, t->groups + at * t->dsub, n, &t->block);
         for (size_t i = 0; i < n; i++)
             move_row(t, at + i, i % PLM_PQ_LANES,
                      t->groups + (at + i / PLM_PQ_LANES * PLM_PQ_LANES) * t->dsub, t->block.codes[i]);
@@ -270,8 +267,9 @@ size_t plm_pq_train_bytes(size_t n, uint32_t dsub, uint32_t n_bits)
 {
     size_t n_codes = (size_t)1 << n_bits;
 
-    return (padded_rows(n) + 1) * dsub * sizeof(float) +
-           n_codes * (dsub * (sizeof(double) + sizeof(float)) + sizeof(float) + 2 * sizeof(uint64_t)) +
+    return (padded_rows(n) + 1 + PLM_GROUP) * dsub * sizeof(float) +
+           plm_codewords_bytes((uint32_t)n_codes, dsub) +
+           n_codes * (dsub * (sizeof(double) + sizeof(float)) + 2 * sizeof(uint64_t)) +
            n + 32768; /* and what its blocks are rounded up by */
 }
 
@@ -283,12 +281,16 @@ static enum plm_code allocate(struct training *t, struct plm_err *err)
     if (!plm_size_mul(padded_rows(t->n), t->dsub, &n_values))
         return plm_fail(err, PLM_LIMIT, "pq: %zu rows of %u values are too many", t->n, t->dsub);
     PLM_TRY(plm_calloc(t->ctx, &t->groups, n_values, sizeof *t->groups, err));
-    PLM_TRY(plm_alloc(t->ctx, &t->half_norms, t->n_codes, sizeof *t->half_norms, err));
+    PLM_TRY(plm_alloc(t->ctx, &t->codewords, (size_t)t->n_codes * t->dsub, sizeof *t->codewords, err));
+    PLM_TRY(plm_alloc(t->ctx, &t->room, 1, plm_codewords_bytes(t->n_codes, t->dsub), err));
     PLM_TRY(plm_calloc(t->ctx, &t->sums, (size_t)t->n_codes * t->dsub, sizeof *t->sums, err));
     PLM_TRY(plm_calloc(t->ctx, &t->counts, t->n_codes, sizeof *t->counts, err));
     PLM_TRY(plm_alloc(t->ctx, &t->split, t->n_codes, sizeof *t->split, err));
     PLM_TRY(plm_alloc(t->ctx, &t->codes, t->n, 1, err));
     PLM_TRY(plm_alloc(t->ctx, &t->block.row, t->dsub, sizeof *t->block.row, err));
+    PLM_TRY(plm_calloc(t->ctx, &t->block.packed, (size_t)t->dsub * PLM_GROUP, sizeof *t->block.packed, err));
+    t->prepared = (struct plm_codewords){.values = t->codewords, .n_codes = t->n_codes, .dsub = t->dsub};
+    plm_codewords_place(&t->prepared, t->room);
 done:
     return rc;
 }
@@ -338,7 +340,6 @@ enum plm_code plm_pq_train_subvector(struct plm_ctx *ctx, const float *rows, siz
         return plm_fail(err, PLM_ARG, "pq: %zu training rows of %u values, expected at least one of each",
                         n, dsub);
     PLM_TRY(allocate(&t, err));
-    PLM_TRY(plm_alloc(ctx, &t.codewords, (size_t)t.n_codes * dsub, sizeof *t.codewords, err));
     PLM_TRY(check_rows(&t, err));
     choose_walk(&t);
     PLM_TRY(train(&t, options->max_iters, &result, err));
@@ -347,11 +348,12 @@ enum plm_code plm_pq_train_subvector(struct plm_ctx *ctx, const float *rows, siz
 done:
     plm_free(ctx, t.codewords);
     plm_free(ctx, t.groups);
-    plm_free(ctx, t.half_norms);
+    plm_free(ctx, t.room);
     plm_free(ctx, t.sums);
     plm_free(ctx, t.counts);
     plm_free(ctx, t.split);
     plm_free(ctx, t.codes);
     plm_free(ctx, t.block.row);
+    plm_free(ctx, t.block.packed);
     return rc;
 }

@@ -12,13 +12,15 @@
 #include "core/core.h"
 #include "simd/simd.h"
 
+struct plm_codewords; /* pq_impl.h */
+
 /* Codewords of all sub-vectors: values [m][n_codes][dsub]. */
 struct plm_pq {
     struct plm_ctx *ctx;
     uint32_t m, dsub, n_bits; /* n_bits 8 or 4 */
     float *codebook;
-    float *half_norms;        /* [m][n_codes]; +inf: repeats a lower codeword */
-    float *max_half_norms;    /* [m] */
+    struct plm_codewords *parts; /* [m]: the codebook in the kernels' layouts, in `room` */
+    uint8_t *room;
 };
 static inline uint32_t plm_pq_n_codes(const struct plm_pq *pq) { return 1u << pq->n_bits; }
 static inline uint32_t plm_pq_code_bytes(const struct plm_pq *pq)
@@ -30,6 +32,9 @@ PLM_MUST_CHECK enum plm_code
 plm_pq_init(struct plm_ctx *ctx, uint32_t m, uint32_t dsub, uint32_t n_bits, const float *codebook,
             struct plm_pq *out, struct plm_err *err);
 void plm_pq_reset(struct plm_pq *pq);
+/* Are sub-vectors of this size looked up in 16-bit whole numbers (simd.h pq_words), where the codewords
+ * allow it? For calibration: codes are the same either way. */
+bool plm_pq_has_words(const struct plm_kernels *kernels, uint32_t dsub);
 
 #define PLM_PQ_SAMPLE_PER_CODE 256 /* training rows per codeword */
 

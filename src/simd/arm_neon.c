@@ -178,27 +178,17 @@ static inline void keep_least(struct lanes *lanes, float32x4_t value, uint32x4_t
     lanes->ids = vbslq_u32(less, ids, lanes->ids);
 }
 
-/* One result of four vectors of lanes: least value, then lowest id; second among all other ids. */
 static void merge_lanes(const struct lanes lanes[4], float *best, float *second, uint32_t *id)
 {
     float values[16], seconds[16];
     uint32_t ids[16];
-    size_t w = 0;
 
     for (size_t v = 0; v < 4; v++) {
         vst1q_f32(values + 4 * v, lanes[v].best);
         vst1q_f32(seconds + 4 * v, lanes[v].second);
         vst1q_u32(ids + 4 * v, lanes[v].ids);
     }
-    for (size_t i = 1; i < 16; i++)
-        if (values[i] < values[w] || (values[i] == values[w] && ids[i] < ids[w]))
-            w = i;
-    *best = values[w];
-    *second = seconds[w];
-    *id = ids[w];
-    for (size_t i = 0; i < 16; i++)
-        if (i != w && values[i] < *second)
-            *second = values[i];
+    plm_merge_lanes(values, seconds, ids, 16, best, second, id);
 }
 
 static void neon_nearest(const float *rows_packed, size_t n, const float *panels,

@@ -1,4 +1,4 @@
-/* scalar_bytes.c - the reference for rows and centroids in eight bits. */
+/* scalar_bytes.c - the reference for rows and centroids in eight bits, codewords in sixteen. */
 #include <string.h>
 
 #include "simd/simd_tables.h"
@@ -82,8 +82,39 @@ static void scalar_byte_bounds(const uint8_t *rows, const float *row_terms, size
         }
 }
 
+static void scalar_pq_words(const float *groups, size_t n_groups, float per_unit,
+                            const int16_t *words, const int32_t *offsets, size_t n_codes,
+                            size_t dsub, uint8_t *codes, int32_t *best, int32_t *second)
+{
+    for (size_t row = 0; row < n_groups * PLM_PQ_LANES; row++) {
+        const float *x = groups + row / PLM_PQ_LANES * PLM_PQ_LANES * dsub + row % PLM_PQ_LANES;
+
+        best[row] = second[row] = PLM_PQ_WORDS_VALUE_MOST;
+        codes[row] = 0;
+        for (size_t code = 0; code < n_codes; code++) {
+            const int16_t *word = words + code * plm_pq_word_dims(dsub);
+            uint32_t sum = (uint32_t)offsets[code]; /* partial sums may wrap around */
+            int32_t value;
+
+            PLM_LOOP
+            for (size_t d = 0; d < dsub; d++)
+                sum += (uint32_t)((int32_t)rintf(x[d * PLM_PQ_LANES] * per_unit) * word[d]);
+            value = (int32_t)sum;
+            if (value < best[row]) {
+                second[row] = best[row];
+                best[row] = value;
+                codes[row] = (uint8_t)code;
+            } else if (value < second[row]) {
+                second[row] = value;
+            }
+        }
+    }
+}
+
 void plm_simd_scalar_bytes(struct plm_kernels *table)
 {
+    table->pq_words = scalar_pq_words;
+    table->pq_words_pay = false;
     table->byte_most = BYTE_MOST;
     table->byte_rows = scalar_byte_rows;
     table->byte_bounds = scalar_byte_bounds;

@@ -9,27 +9,10 @@
 #ifndef PLM_SIMD_H
 #define PLM_SIMD_H
 
-#include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-/* Geometry of the packed operands of `nearest`. */
-#define PLM_PANEL 16      /* centroids in a panel, dimension-major inside it */
-#define PLM_GROUP 6       /* rows in a group, dimension-major inside it */
-#define PLM_BLOCK_ROWS 96 /* rows packed and assigned together */
-
-#define PLM_PQ_LANES 24   /* rows in a PQ group, dimension-major inside it */
-
-/* Geometry of the byte kernels: rows in groups of PLM_GROUP and centroids in panels of PLM_PANEL,
- * four dimensions of one next to each other, then the next row's or centroid's four. Dimensions
- * are filled up with zeros to a multiple of PLM_BYTE_DIMS. */
-#define PLM_BYTE_DIMS 8
-#define PLM_BYTE_DIM_MAX 65536 /* sums of products stay below 2^31 */
-#define PLM_BYTE_ROW_TERMS 4
-#define PLM_BYTE_PANEL_TERMS 5
-static inline size_t plm_byte_dims(size_t dim)
-{
-    return (dim + PLM_BYTE_DIMS - 1) / PLM_BYTE_DIMS * PLM_BYTE_DIMS;
-}
+#include "simd/layout.h"
 
 struct plm_kernels {
     const char *name; /* "scalar", "avx2", "avx512", ... */
@@ -102,6 +85,15 @@ struct plm_kernels {
     void (*pq_nearest)(const float *groups, size_t n_groups, const float *codebook,
                        const float *half_norms, size_t n_codes, size_t dsub, uint8_t *codes,
                        float *best, float *second);
+    /* The same in whole numbers of 16 bits, where `pq_words_pay`: groups as above, x becomes
+     * q = rint(x * per_unit); words [n_codes][plm_pq_word_dims(dsub)] are codewords times -1;
+     * value = offsets[code] + q.word; n_codes a multiple of 8, dsub at most PLM_PQ_WORDS_DIM_MAX.
+     * For rows with |q| <= PLM_PQ_WORD_MOST in every dimension and all values within
+     * PLM_PQ_WORDS_VALUE_MOST; what other rows get means nothing. Same on every table. */
+    void (*pq_words)(const float *groups, size_t n_groups, float per_unit, const int16_t *words,
+                     const int32_t *offsets, size_t n_codes, size_t dsub, uint8_t *codes,
+                     int32_t *best, int32_t *second);
+    bool pq_words_pay;
     /* Rows of a sub-vector gathered and transposed into one group: row i < n at rows + i*stride,
      * minus centroid ids[i] at centroids + ids[i]*stride_c when centroids is not NULL. Lanes n..23
      * are zero; n <= 24. Same on every table. */
@@ -136,21 +128,5 @@ struct plm_kernels {
 const struct plm_kernels *plm_kernels_for(const char *cap);
 /* All tables this processor can run, scalar first; for tests. */
 size_t plm_kernels_available(const struct plm_kernels **tables, size_t n_max);
-
-/* Bound on the relative error of an fp32 dot product of n terms in any order, with or
- * without FMA: n * 2^-24 / (1 - n * 2^-24). (Higham, Accuracy and Stability, section 3.1.) */
-static inline float plm_dot_error(size_t n)
-{
-    double u = (double)n * 0x1p-24;
-    return (float)(u / (1 - u) * (1 + 0x1p-20));
-}
-
-/* Bound on the relative error of l2_near and dot_near, whose sums have at least 8 parts:
- * ceil(n / 8) additions in a part, at most 8 to join parts, 3 for a difference and its square. */
-static inline double plm_near_error(size_t n)
-{
-    double u = (double)(n / 8 + 16) * 0x1p-24;
-    return u / (1 - u) * (1 + 0x1p-20);
-}
 
 #endif

@@ -30,11 +30,31 @@ typedef void (*plm_quantize_row)(const float *row, size_t dim, uint8_t *out, flo
 void plm_byte_rows_by(plm_quantize_row quantize, int middle, const float *rows, size_t row_stride,
                       size_t n, size_t dim, uint8_t *packed, float *scales, float *rests);
 
+/* One result of n lanes, each with its least value, whose id it is, and its second: least value, then
+ * lowest id; second among all other ids. */
+static inline void plm_merge_lanes(const float *values, const float *seconds, const uint32_t *ids,
+                                   size_t n, float *best, float *second, uint32_t *id)
+{
+    size_t w = 0;
+
+    for (size_t i = 1; i < n; i++)
+        if (values[i] < values[w] || (values[i] == values[w] && ids[i] < ids[w]))
+            w = i;
+    *best = values[w];
+    *second = seconds[w];
+    *id = ids[w];
+    for (size_t i = 0; i < n; i++)
+        if (i != w && values[i] < *second)
+            *second = values[i];
+}
+
 #if defined(__x86_64__)
 void plm_simd_avx2(struct plm_kernels *table);   /* needs AVX2, FMA, F16C */
 void plm_simd_avx512(struct plm_kernels *table); /* needs AVX-512 F, BW, VL, DQ */
 void plm_simd_avx512_sums(struct plm_kernels *table); /* the same */
+void plm_simd_avx512_pq(struct plm_kernels *table);   /* the same */
 void plm_simd_avx512_vnni(struct plm_kernels *table); /* and AVX512_VNNI */
+void plm_simd_avx512_words(struct plm_kernels *table); /* the same */
 void plm_simd_avx2_bytes(struct plm_kernels *table);
 void plm_simd_avx2_near(struct plm_kernels *table);
 void plm_simd_avx2_sq(struct plm_kernels *table);

@@ -322,25 +322,15 @@ static inline void keep_least(struct lanes *lanes, __m256 value, __m256i ids)
     lanes->ids = _mm256_blendv_epi8(lanes->ids, ids, _mm256_castps_si256(less));
 }
 
-/* One result of eight: least value, then lowest id; second among all other ids. */
 static void merge_lanes(const struct lanes *lanes, float *best, float *second, uint32_t *id)
 {
     float values[8], seconds[8];
     uint32_t ids[8];
-    size_t w = 0;
 
     _mm256_storeu_ps(values, lanes->best);
     _mm256_storeu_ps(seconds, lanes->second);
     _mm256_storeu_si256((__m256i *)ids, lanes->ids);
-    for (size_t i = 1; i < 8; i++)
-        if (values[i] < values[w] || (values[i] == values[w] && ids[i] < ids[w]))
-            w = i;
-    *best = values[w];
-    *second = seconds[w];
-    *id = ids[w];
-    for (size_t i = 0; i < 8; i++)
-        if (i != w && values[i] < *second)
-            *second = values[i];
+    plm_merge_lanes(values, seconds, ids, 8, best, second, id);
 }
 
 static void avx2_nearest(const float *rows_packed, size_t n, const float *panels,

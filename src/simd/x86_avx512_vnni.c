@@ -164,6 +164,7 @@ void plm_simd_avx512_vnni(struct plm_kernels *table)
     table->byte_most = BYTE_MOST;
     table->byte_rows = vnni_byte_rows;
     table->byte_bounds = vnni_byte_bounds;
+    plm_simd_avx512_words(table);
 }
 
 #else

@@ -553,6 +553,53 @@ static void pq_nearest(void **state)
             }
 }
 
+/* Codewords and offsets as large as they may be; ties; rows with the greatest numbers there are. */
+static void check_words(size_t n_groups, size_t n_codes, size_t dsub, int kind)
+{
+    size_t n_rows = n_groups * PLM_PQ_LANES, dims = plm_pq_word_dims(dsub);
+    struct pq q = pq_new(n_groups, n_codes, dsub, kind ? WHOLE : ORDINARY);
+    struct guarded gw = guarded_new(n_codes * dims * 2), go = guarded_new(n_codes * 4);
+    int16_t *words = guarded_at(&gw, n_codes * dims * 2, true);
+    int32_t *offsets = guarded_at(&go, n_codes * 4, true);
+    int32_t want[2][3 * PLM_PQ_LANES], got[2][3 * PLM_PQ_LANES];
+    uint8_t want_codes[3 * PLM_PQ_LANES], codes[3 * PLM_PQ_LANES];
+    int most = (int)(0x1p29 / PLM_PQ_WORD_MOST / (double)dsub), tie = kind ? 3 : 2 * most + 1;
+
+    for (size_t i = 0; i < n_codes * dims; i++)
+        words[i] = i % dims < dsub ? (int16_t)((int)(rng_next() % (unsigned)tie) - tie / 2) : 0;
+    for (size_t i = 0; i < n_codes; i++)
+        offsets[i] = kind ? (int32_t)(rng_next() % 3) : (int32_t)(rng_next() % 0x1ffffff0);
+    offsets[n_codes / 2] = PLM_PQ_WORDS_VALUE_MOST; /* a repeated codeword */
+    memset(words + n_codes / 2 * dims, 0, dims * 2);
+    for (size_t i = 0; i < PLM_PQ_LANES && !kind; i++)
+        q.groups[i] = i % 2 ? 1 : -1;
+
+    scalar->pq_words(q.groups, n_groups, kind ? 1 : PLM_PQ_WORD_MOST, words, offsets, n_codes, dsub,
+                     want_codes, want[0], want[1]);
+    EACH_TABLE(t)
+    {
+        tables[t]->pq_words(q.groups, n_groups, kind ? 1 : PLM_PQ_WORD_MOST, words, offsets, n_codes,
+                            dsub, codes, got[0], got[1]);
+        assert_memory_equal(codes, want_codes, n_rows);
+        assert_memory_equal(got[0], want[0], n_rows * 4);
+        assert_memory_equal(got[1], want[1], n_rows * 4);
+    }
+    guarded_free(&gw);
+    guarded_free(&go);
+    pq_free(&q);
+}
+
+static void pq_words(void **state)
+{
+    (void)state;
+    for (size_t dsub = 1; dsub <= PLM_PQ_WORDS_DIM_MAX; dsub += dsub < 10 ? 1 : 9)
+        for (int kind = 0; kind < 2; kind++) {
+            check_words(1 + dsub % 3, 256, dsub, kind);
+            check_words(1 + (dsub + 1) % 3, 16, dsub, kind);
+            check_words(2, 8, dsub, kind);
+        }
+}
+
 /* ---- the choice ---------------------------------------------------------------------------- */
 
 static void choice(void **state)
@@ -576,7 +623,7 @@ int main(void)
         cmocka_unit_test(widening),       cmocka_unit_test(arrays),
         cmocka_unit_test(sq_boundaries),  cmocka_unit_test(byte_distances), cmocka_unit_test(packing),
         cmocka_unit_test(dense),          cmocka_unit_test(pq_packing),
-        cmocka_unit_test(pq_nearest),
+        cmocka_unit_test(pq_nearest),     cmocka_unit_test(pq_words),
     };
 
     n_tables = plm_kernels_available(tables, MAX_TABLES);

@@ -99,7 +99,17 @@ static void expect_nearest(const struct plm_pq *pq, const struct rows *r, const 
     free(x);
 }
 
-/* Encodes with every table; all must give the float64 codes. */
+/* The same codewords as a table would have them that gains, or does not, by words. */
+static void prepare_again(const struct plm_pq *pq, const struct plm_kernels *table, bool in_words)
+{
+    struct plm_kernels kernels = *table;
+
+    kernels.pq_words_pay = in_words;
+    for (size_t j = 0; j < pq->m; j++)
+        plm_codewords_prepare(&kernels, &pq->parts[j]);
+}
+
+/* Encodes with every table, in fp32 and in words; all must give the float64 codes. */
 static void check_encode(const struct plm_pq *pq, const struct rows *r)
 {
     const struct plm_kernels *tables[MAX_TABLES];
@@ -108,9 +118,10 @@ static void check_encode(const struct plm_pq *pq, const struct rows *r)
     uint8_t *codes = malloc(bytes + 1);
 
     assert_true(n_tables >= 1);
-    for (size_t t = 0; t < n_tables; t++) {
+    for (size_t t = 0; t < 2 * n_tables; t++) {
+        prepare_again(pq, tables[t / 2], t % 2);
         memset(codes, 0xa5, bytes + 1); /* bytes must be set, not or-ed into */
-        plm_pq_encode(tables[t], pq, r->rows, r->n, r->centroids, r->ids, codes, scratch);
+        plm_pq_encode(tables[t / 2], pq, r->rows, r->n, r->centroids, r->ids, codes, scratch);
         expect_nearest(pq, r, codes);
         assert_int_equal(codes[bytes], 0xa5);
     }
@@ -191,11 +202,47 @@ static void test_encode_repeated_codewords(void **state)
         for (size_t d = 0; d < DSUB; d++)
             codebook[i * DSUB + d] = i % 3 ? (float)(i % 3) : i % 2 ? -0.0f : 0.0f;
     make_pq(2, DSUB, 4, codebook, &pq);
-    assert_true(isinf(pq.half_norms[3]));
+    assert_true(isinf(pq.parts[0].half_norms[3]));
     check_encode(&pq, &(struct rows){N, 0, rows, NULL, NULL});
     plm_pq_reset(&pq);
     free(codebook);
     free(rows);
+}
+
+/* Rows between two codewords, nearer to one of them by less and less, down to what whole numbers and
+ * then fp32 cannot see; and rows that are out of reach of the words. */
+static void test_encode_words(void **state)
+{
+    static const uint32_t dsubs[] = {4, 7, 16, 33, 64, 65};
+    enum { N = 600 };
+    (void)state;
+
+    for (size_t s = 0; s < sizeof dsubs / sizeof *dsubs; s++) {
+        uint32_t dsub = dsubs[s];
+        float *codebook = normals((size_t)256 * dsub), *rows = normals((size_t)N * dsub);
+        struct plm_pq pq;
+
+        for (size_t i = 0; i < N; i++) {
+            const float *a = codebook + plm_mix64(3, i) % 256 * dsub;
+            const float *b = codebook + plm_mix64(4, i) % 256 * dsub;
+            float part = 0.5f + ldexpf(i % 2 ? 0.5f : -0.5f, -(int)(i / 2 % 28));
+
+            for (size_t d = 0; i % 20 && d < dsub; d++)
+                rows[i * dsub + d] = a[d] + part * (b[d] - a[d]);
+            for (size_t d = 0; i % 20 == 0 && d < dsub; d++)
+                rows[i * dsub + d] *= (float)(i / 20 * i);
+        }
+        make_pq(1, dsub, 8, codebook, &pq);
+        check_encode(&pq, &(struct rows){N, 0, rows, NULL, NULL});
+        assert_true((pq.parts[0].per_unit > 0) == (dsub <= 64)); /* the last time was in words */
+        for (size_t d = 0; d < dsub; d++)
+            pq.codebook[9 * dsub + d] = 100; /* far away: units would be too coarse */
+        check_encode(&pq, &(struct rows){N, 0, rows, NULL, NULL});
+        assert_true(pq.parts[0].per_unit == 0);
+        plm_pq_reset(&pq);
+        free(codebook);
+        free(rows);
+    }
 }
 
 /* Norms overflow, or everything underflows: the float64 decision stands in. */
@@ -573,6 +620,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_encode_shapes),
         cmocka_unit_test(test_encode_near_ties),
+        cmocka_unit_test(test_encode_words),
         cmocka_unit_test(test_encode_repeated_codewords),
         cmocka_unit_test(test_encode_extremes),
         cmocka_unit_test(test_packing_of_four_bits),
