@@ -43,7 +43,7 @@ def budget():
 
 def wide():
     return Case("wide", "a second column, 8 times as wide, that must not be read",
-                Shape("latent", 20_000, 256, 16, payload_bytes=8_192), 128, 16, verify="none")
+                Shape("latent", 20_000, 256, 16, payload_bytes=8_192), 128, 16, verify="none", runs={"pilum": 3})
 
 
 def seed(payload):
@@ -53,17 +53,19 @@ def seed(payload):
 
 
 def growth():
-    """One thing grows, the others stay: rows, then dimensions, then partitions."""
-    cases = [Case(f"rows-{rows}", "rows grow", Shape("latent", rows, 256, 4), 256, 16) for rows in (10_000, 40_000, 160_000, 640_000)]
-    cases += [Case(f"dim-{dim}", "dimensions grow", Shape("latent", 40_000, dim, 4), 250, dim // 16) for dim in (96, 256, 768, 2048)]
-    return cases + [Case(f"k-{k}", "partitions grow", Shape("latent", 160_000, 256, 4), k, 16) for k in (16, 64, 256, 1024, 4096)]
+    """One thing grows, the others stay: rows, then dimensions, then partitions. Small builds vary more: three runs of them."""
+    shapes = [(f"rows-{rows}", "rows grow", rows, 256, 256) for rows in (10_000, 40_000, 160_000, 640_000)]
+    shapes += [(f"dim-{dim}", "dimensions grow", 40_000, dim, 250) for dim in (96, 256, 768, 2048)]
+    shapes += [(f"k-{k}", "partitions grow", 160_000, 256, k) for k in (16, 64, 256, 1024, 4096)]
+    return [Case(name, what, Shape("latent", rows, dim, 4), k, dim // 16, runs={"pilum": 3 if rows * dim * k < 20e9 else 1})
+            for name, what, rows, dim, k in shapes]
 
 
 def other_data():
     """Where filters and projections help less: real texts, and Gaussian noise."""
     return [Case("real", "real texts, 384 dimensions", Shape("real", 100_000, 384, 4, raw=True), 316, 24,
                  runs={"pilum": 3, "pylance": 1, "faiss": 1}, timeout=240, quality=True),
-            Case("gaussian", "isotropic Gaussian, the worst case", Shape("gaussian", 50_000, 768, 4), 1000, 48)]
+            Case("gaussian", "isotropic Gaussian, the worst case", Shape("gaussian", 50_000, 768, 4), 1000, 48, runs={"pilum": 3})]
 
 
 def quick():

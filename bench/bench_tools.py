@@ -109,7 +109,8 @@ def by_pilum(made, kind, case):
             "kernels": resources["kernels"], "bytes_read": resources["bytes_read"],
             "bytes_written": resources["bytes_written"], "requests": resources["requests"],
             "sample_rows": report["training"]["sample_rows"], "own_recall": report["quality"]["recall_at_10"],
-            "cv": report["partitions"]["cv"], "verify": case.verify}
+            "cv": report["partitions"]["cv"], "verify": case.verify,
+            "cpu_phases": resources["cpu_seconds"]}
 
 
 def by_pylance(made, kind, case):

@@ -17,11 +17,13 @@ matplotlib.rcParams.update({"svg.hashsalt": "pilum", "font.size": 9, "axes.spine
                             "svg.fonttype": "none"})
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 import bench_quality
 from bench_bars import bars_of, met_text
 
 ROOT = Path(__file__).resolve().parent.parent
+GROWTH = ("rows-", "dim-", "k-")
 PHASES = ("plan", "train", "encode", "merge", "verify", "commit")
 COLOURS = {"plan": "#9aa5b1", "train": "#2f6db5", "encode": "#e07b39", "merge": "#4f9d69", "verify": "#8d6cab", "commit": "#444444"}
 TYPES = {"IVF_FLAT": "#4f9d69", "IVF_SQ": "#e07b39", "IVF_PQ": "#2f6db5"}
@@ -168,13 +170,59 @@ def parts_text(lines):
     return table(["work", "by", "seconds", "spread (runs)", "quality"], rows) if rows else ""
 
 
+def growth_runs(lines, prefix):
+    """The median run of each build of the cases that begin with this."""
+    builds = dict.fromkeys((line["case"], line.get("type")) for line in lines if line["case"].startswith(prefix))
+    found = [runs_of(lines, case, "pilum", kind) for case, kind in builds]
+    return [middle_run(runs) for runs in found if runs]
+
+
 def growth_text(lines):
     rows = []
-    for line in lines:
-        if line["tool"] == "pilum" and "seconds" in line and line["case"].startswith(("rows-", "dim-", "k-")):
-            rows.append([f"{line['rows']:,}", line["dim"], line["num_partitions"], line["type"], number(line["seconds"]),
-                         *(number(line["phases"][phase]) for phase in ("train", "encode", "merge", "verify"))])
+    for run in growth_runs(lines, GROWTH):
+        rows.append([f"{run['rows']:,}", run["dim"], run["num_partitions"], run["type"], number(run["seconds"]),
+                     *(number(run["phases"][phase]) for phase in ("train", "encode", "merge", "verify"))])
     return table(["rows", "dimensions", "partitions", "type", "seconds", "train", "encode", "merge", "verify"], rows) if rows else ""
+
+
+def busy_text(run, phase):
+    """How much of the threads' time in a phase was processor time, or nothing where that was not measured."""
+    cpu = (run.get("cpu_phases") or {}).get(phase)
+    return "" if cpu is None else f"{min(1.0, cpu / run['phases'][phase] / run['threads']):.0%}"
+
+
+def rate_text(run, phase, peak):
+    """What goes through a phase in a second: of the column, or of the index; the arithmetic of encoding over the peak."""
+    if phase == "merge":
+        return f"{index_bytes(run) / run['phases'][phase] / 1e9:.2f} GB/s of the index"
+    if phase != "encode":
+        return ""
+    said = f"{run['vector_bytes'] / run['phases'][phase] / 1e9:.2f} GB/s of the column"
+    compared = run["num_partitions"] + (256 if run["type"] == "IVF_PQ" else 0)
+    share = 2 * run["rows"] * run["dim"] * compared / run["phases"][phase] / (run["threads"] * peak * 1e9) if peak else None
+    return said + (f", plain arithmetic {share:.0%} of peak" if share else "")
+
+
+def index_bytes(run):
+    row = {"IVF_FLAT": run["vector_bytes"] / run["rows"], "IVF_SQ": run["dim"], "IVF_PQ": run["num_sub_vectors"]}[run["type"]]
+    return run["rows"] * (row + 8)
+
+
+def limits_text(lines):
+    """Where the time of the big builds goes: phases that take a twentieth of their build at least."""
+    rows, peak = [], max((record.get("peak_gflops") or 0 for record in records_of(lines)), default=0)
+    for case in ("bars", "seed"):
+        for kind in TYPES:
+            runs = runs_of(lines, case, "pilum", kind)
+            if not runs:
+                continue
+            run = middle_run(runs)
+            for phase in PHASES:
+                seconds = run["phases"][phase]
+                if seconds >= 0.05 * run["phases"]["total"]:
+                    rows.append([f"{run['rows']:,} {kind}", phase, number(seconds), f"{seconds / run['phases']['total']:.0%}", busy_text(run, phase),
+                                 rate_text(run, phase, peak)])
+    return table(["build", "phase", "seconds", "of the build", "threads busy", "moved"], rows) if rows else ""
 
 
 def plan_pairs(lines):
@@ -198,7 +246,11 @@ def plans_text(lines):
     for name, key in (("bytes read", "bytes_read"), ("bytes written", "bytes_written"), ("peak memory", "peak_rss_bytes")):
         near = sum(abs(run["plan"][key] / run[key] - 1) <= 0.3 for *_, run in pairs)
         said.append(f"{near} of the planned {name}")
-    return ", ".join(said) + "."
+    phases = []
+    for phase in ("train", "encode", "merge", "verify"):
+        ratios = [run["plan"].get(phase, 0) / run["phases"][phase] for *_, run in pairs if run["phases"][phase] >= 0.05 * run["phases"]["total"]]
+        phases.append(f"{phase} {sum(abs(ratio - 1) <= 0.3 for ratio in ratios)} of {len(ratios)}")
+    return ", ".join(said) + ". By phase, where it takes a twentieth of its build at least: " + ", ".join(phases) + "."
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------
@@ -209,20 +261,37 @@ def save(figure, path):
     plt.close(figure)
 
 
+def plain_axis(axis, ticks):
+    """Numbers as they are read, at these places."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def ticks_between(low, high, steps=(1, 2, 5)):
+    return [value for power in range(-4, 8) for value in (step * 10.0**power for step in steps) if low <= value <= high]
+
+
 def draw_bars(lines, path):
     rows = [row for row in bars_of(lines) if row["ratio"] is not None]
     if not rows:
         return False
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.0))
+    figure, axes = plt.subplots(figsize=(8, 0.38 * len(rows) + 1.0))
     at = range(len(rows) - 1, -1, -1)
-    axes.barh(at, [row["ratio"] for row in rows], height=0.6, color=["#2f6db5" if row["met"] else "#c0504d" for row in rows])
+    most = max(max(row["ratio"], row["aim"]) for row in rows)
+    axes.barh(at, [row["ratio"] - 0.7 for row in rows], left=0.7, height=0.6, color=["#2f6db5" if row["met"] else "#c0504d" for row in rows])
     for y, row in zip(at, rows):
-        axes.plot([row["least"]] * 2, [y - 0.38, y + 0.38], color="black", linewidth=1.6)
-        axes.plot([row["aim"]] * 2, [y - 0.38, y + 0.38], color="black", linewidth=1, linestyle=":")
-        axes.text(row["ratio"] * 1.03, y, f"{row['ratio']:.1f}x", va="center")
+        axes.plot([row["least"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.8, label="bar" if y == 0 else None)
+        axes.plot([row["aim"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4, linestyle=":", label="aim" if y == 0 else None)
+        axes.text(most * 1.15, y, f"{row['ratio']:.1f}x", va="center", ha="left", fontweight="bold")
     axes.set_yticks(list(at), [row["work"] for row in rows])
-    axes.set_xscale("log")
-    axes.set_xlabel("times as fast as the peer (solid: the bar, dotted: the aim)")
+    axes.set(xscale="log", xlim=(0.7, most * 1.1))
+    plain_axis(axes.xaxis, ticks_between(1, most * 1.1))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e8ebef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("times as fast as the peer")
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1.0))
     save(figure, path)
     return True
 
@@ -234,12 +303,18 @@ def draw_phases(lines, path):
     figure, all_axes = plt.subplots(len(cases), 1, figsize=(8, 1.5 * len(cases) + 0.6), squeeze=False, layout="constrained")
     for axes, case in zip(all_axes[:, 0], cases):
         kinds = [kind for kind in TYPES if runs_of(lines, case, "pilum", kind)]
+        longest = max(middle_run(runs_of(lines, case, "pilum", kind))["phases"]["total"] for kind in kinds)
         for y, kind in enumerate(reversed(kinds)):
             run, left = middle_run(runs_of(lines, case, "pilum", kind)), 0.0
             for phase in PHASES:
-                axes.barh(y, run["phases"][phase], left=left, height=0.65, color=COLOURS[phase], label=phase if y == 0 else None)
-                left += run["phases"][phase]
-            axes.text(left * 1.01, y, f"{left:.1f} s", va="center")
+                seconds = run["phases"][phase]
+                axes.barh(y, seconds, left=left, height=0.65, color=COLOURS[phase], label=phase if y == 0 else None)
+                if seconds > 0.05 * longest:
+                    axes.text(left + seconds / 2, y, f"{seconds:.1f}", va="center", ha="center", color="white", fontsize=8)
+                left += seconds
+            axes.text(left + 0.01 * longest, y, f"{left:.1f} s", va="center", fontweight="bold")
+        axes.set_xlim(0, 1.08 * longest)
+        axes.tick_params(axis="y", length=0)
         axes.set_yticks(range(len(kinds)), list(reversed(kinds)))
         axes.set_title(TITLES[case], loc="left", fontsize=9)
     all_axes[-1, 0].set_xlabel("seconds")
@@ -249,18 +324,24 @@ def draw_phases(lines, path):
 
 
 def draw_growth(lines, path):
-    panels = [("rows-", "rows", "rows"), ("dim-", "dim", "dimensions"), ("k-", "num_partitions", "partitions")]
-    if not any(line["case"].startswith("rows-") and "seconds" in line for line in lines):
+    panels = [("rows-", "rows", "rows (x 256, K 256)"), ("dim-", "dim", "dimensions (40,000 rows, K 250)"),
+              ("k-", "num_partitions", "partitions (160,000 x 256)")]
+    runs = {prefix: growth_runs(lines, prefix) for prefix, *_ in panels}
+    if not all(runs.values()):
         return False
-    figure, all_axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained", sharey=True)
+    seconds = [run["seconds"] for found in runs.values() for run in found]
+    figure, all_axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained", sharey=True)
     for axes, (prefix, key, label) in zip(all_axes, panels):
         for kind, colour in TYPES.items():
-            points = sorted((line[key], line["seconds"]) for line in lines
-                            if line["case"].startswith(prefix) and line.get("type") == kind and "seconds" in line)
-            if points:
-                axes.plot(*zip(*points), marker="o", markersize=3, color=colour, label=kind)
-        axes.set(xscale="log", yscale="log", xlabel=label)
+            points = sorted((run[key], run["seconds"]) for run in runs[prefix] if run["type"] == kind)
+            axes.plot(*zip(*points), marker="o", markersize=4, color=colour, label=kind)
+        ticks = sorted({run[key] for run in runs[prefix]})
+        first = min(run["seconds"] for run in runs[prefix] if run[key] == ticks[0])
+        axes.plot(ticks, [first * tick / ticks[0] for tick in ticks], color="#9aa5b1", linewidth=1, linestyle="--", label="in proportion")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylim=(0.8 * min(seconds), 1.3 * max(seconds)))
+        plain_axis(axes.xaxis, ticks)
         axes.grid(color="#e8ebef", linewidth=0.8)
+    plain_axis(all_axes[0].yaxis, ticks_between(0.8 * min(seconds), 1.3 * max(seconds)))
     all_axes[0].set_ylabel("seconds")
     all_axes[0].legend(frameon=False, fontsize=8)
     save(figure, path)
@@ -271,15 +352,18 @@ def draw_plans(lines, path):
     pairs = plan_pairs(lines)
     if not pairs:
         return False
-    figure, axes = plt.subplots(figsize=(4.2, 3.8))
+    figure, axes = plt.subplots(figsize=(4.6, 4.0))
     low, high = min(min(p, a) for _, p, a, _ in pairs) * 0.7, max(max(p, a) for _, p, a, _ in pairs) * 1.4
-    axes.fill_between([low, high], [0.7 * low, 0.7 * high], [1.3 * low, 1.3 * high], color="#e8ebef", label="within 30 %")
+    axes.fill_between([low, high], [0.7 * low, 0.7 * high], [1.3 * low, 1.3 * high], color="#e3e8ee", label="within 30 %", linewidth=0)
+    axes.plot([low, high], [low, high], color="#9aa5b1", linewidth=0.8)
     for kind, colour in TYPES.items():
         points = [(actual, planned) for k, planned, actual, _ in pairs if k == kind]
         if points:
-            axes.scatter(*zip(*points), s=14, color=colour, label=kind)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="actual seconds", ylabel="planned seconds")
-    axes.legend(frameon=False, fontsize=8)
+            axes.scatter(*zip(*points), s=16, color=colour, label=kind, zorder=3)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="actual seconds", ylabel="planned seconds", aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_axis(axis, ticks_between(low, high))
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     save(figure, path)
     return True
 
@@ -295,10 +379,11 @@ def main():
     args = parser.parse_args()
     lines = [line for line in read_lines(args.results) if line["case"] != "quick" and not line["case"].startswith("custom")]
     nothing = "No results yet: `make bench` makes them."
-    words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans")} | {"failures": "", "parts": ""}
+    words = {name: nothing for name in ("machine", "bars", "builds", "kernels", "growth", "plans", "limits")} | {"failures": "", "parts": ""}
     if lines:
         words = {"machine": machine_text(lines), "bars": bars_text(lines), "builds": builds_text(lines), "failures": failures_text(lines),
-                 "kernels": kernels_text(lines), "parts": parts_text(lines), "growth": growth_text(lines), "plans": plans_text(lines)}
+                 "kernels": kernels_text(lines), "parts": parts_text(lines), "growth": growth_text(lines), "plans": plans_text(lines),
+                 "limits": limits_text(lines)}
     text = Template((Path(__file__).with_name("performance_template.md")).read_text()).substitute(words)
     for name, draw in PICTURES.items():
         if not (lines and draw(lines, args.out / name)):

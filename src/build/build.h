@@ -52,7 +52,7 @@ struct plm_job {
         uint64_t index, auxiliary;
     } *sizes;                     /* [segment] bytes of its files, 0 = not known; may be NULL */
     struct plm_findings findings;
-    struct plm_seconds seconds;
+    struct plm_seconds seconds, cpu; /* by the clock; of all processors (create.c) */
     double began; /* when it was opened */
     bool resumed;
     uint64_t version_committed, rows_appended;

@@ -1,11 +1,31 @@
 /* create.c - plm_create_index() and plm_plan_index(): the phases in order. */
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "build/plan_parts.h"
 #include "build/report.h"
 #include "simd/simd.h"
 
 #define REPORT_BYTES_MAX ((size_t)256 << 20)
+
+static double cpu_seconds(void)
+{
+    struct rusage usage;
+
+    if (getrusage(RUSAGE_SELF, &usage) != 0)
+        return 0;
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+}
+
+/* What the process used since *from, which becomes now. */
+static double cpu_since(double *from)
+{
+    double now = cpu_seconds(), used = now - *from;
+
+    *from = now;
+    return used;
+}
 
 /* The report is kept before the commit, so that a build killed between the commit and its end
  * still has one. */
@@ -43,10 +63,12 @@ done:
 
 enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err)
 {
+    double at = cpu_seconds();
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(keep_report(job, err));
     PLM_TRY(plm_build_commit(job, err));
+    job->cpu.commit = cpu_since(&at);
     PLM_TRY(plm_job_report(job, report, err));
     rc = plm_job_remove(job, err);
     if (rc != PLM_OK) { /* the index is in: what is left over is for gc */
@@ -112,12 +134,17 @@ done:
 static enum plm_code run_phases(struct plm_job *job, const struct plm_build_options *options,
                                 char **report, struct plm_err *err)
 {
+    double at = cpu_seconds();
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_build_train(job, options, err));
+    job->cpu.train = cpu_since(&at);
     PLM_TRY(plm_build_encode(job, err));
+    job->cpu.encode = cpu_since(&at);
     PLM_TRY(plm_build_merge(job, err));
+    job->cpu.merge = cpu_since(&at);
     PLM_TRY(plm_build_verify(job, options->verify, err));
+    job->cpu.verify = cpu_since(&at);
     PLM_TRY(options->leave_commit ? plm_job_publish(job, report, err) : plm_job_finish(job, report, err));
 done:
     return rc;
@@ -131,12 +158,13 @@ enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *
     struct plm_job job = {0};
     char *report = NULL;
     bool committed = false;
-    double began = plm_now_seconds();
+    double began = plm_now_seconds(), cpu = cpu_seconds();
     enum plm_code rc = PLM_OK;
 
     plm_progress_begin(ctx, "plan", 0, "fragments");
     PLM_TRY(plm_job_open(ctx, table, options, &job, &committed, err));
     job.seconds.plan = plm_now_seconds() - began;
+    job.cpu.plan = cpu_since(&cpu);
     plm_progress_add(ctx, job.source.n_fragments);
     plm_progress_end(ctx);
     if (!committed && !job.resumed) /* else some of it is there already */

@@ -9,9 +9,9 @@
 #include "build/plan_parts.h"
 
 /* Passes and shapes, as the phases have them. */
+#define START 1e-3       /* seconds: a phase's own beginning and end, in units that the weights multiply */
 #define AXES_ROWS 2000   /* rows the projection is made from */
 #define AXES_ROUNDS 3    /* of subspace iteration */
-#define DOUBLES_PER_S 3e9 /* multiply-adds in double, one thread */
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
 #define PQ_PASSES 18     /* over the training rows, the smaller sample counted in */
@@ -28,7 +28,13 @@
 #define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
 #define CHECK_READS 262144 /* bytes of the index read for a row that is looked for */
 #define CHECK_SMALL_READS 80 /* slices of the table, tails and ids of the index */
-#define CURVE_SHARE 0.0625 /* of the partitions: recall is measured up to there at least */
+#define CURVE_BYTES 2e9  /* the recall curve ends where more would be scanned */
+#define CURVE_SHARE 16   /* measured at first up to one partition in so many */
+#define CURVE_ENOUGH 64  /* partitions probed: where the curve is seldom measured further */
+#define CURVE_LANES 8    /* queries that are compared with a PQ code at once */
+#define ID_WORK 40       /* multiply-adds in double that a row id costs which is hashed twice, */
+#define LOOK_WORK 400    /* and one that is looked for among true neighbours */
+#define FEW_BYTES (64e6) /* of files whose pages were in use before: the kernel has them at hand */
 
 struct term_info {
     const char *phase, *name;
@@ -36,24 +42,37 @@ struct term_info {
 };
 
 static const struct term_info infos[PLM_N_TERMS] = {
-    [PLM_TERM_SAMPLE] = {"train", "read", 1.13},
-    [PLM_TERM_AXES] = {"train", "axes", 1.14},
-    [PLM_TERM_TREE] = {"train", "tree", 4.69},
-    [PLM_TERM_LEAVES] = {"train", "leaves", 1.44},
-    [PLM_TERM_LLOYD] = {"train", "refine", 1.63},
-    [PLM_TERM_SUMS] = {"train", "sums", 1.0},
-    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.56},
-    [PLM_TERM_READ] = {"encode", "read", 2.88},
-    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.05},
-    [PLM_TERM_CODES] = {"encode", "codes", 1.36},
-    [PLM_TERM_PROBES] = {"encode", "probes", 2.07},
-    [PLM_TERM_RUNS] = {"encode", "write", 1.69},
-    [PLM_TERM_GATHER] = {"merge", "gather", 2.00},
-    [PLM_TERM_WRITE] = {"merge", "write", 1.0},
-    [PLM_TERM_CHECK] = {"verify", "check", 0.9},
-    [PLM_TERM_SCAN] = {"verify", "scan", 3.00},
-    [PLM_TERM_TABLES] = {"verify", "tables", 25.00},
-    [PLM_TERM_COMMIT] = {"commit", "sync", 7.9},
+    [PLM_TERM_TRAIN_START] = {"train", "start", 7},
+    [PLM_TERM_SAMPLE] = {"train", "read", 2.5},
+    [PLM_TERM_AXES] = {"train", "axes", 0.2},
+    [PLM_TERM_PROJECT] = {"train", "project", 0.2},
+    [PLM_TERM_TREE] = {"train", "tree", 7},
+    [PLM_TERM_NODES] = {"train", "nodes", 4},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 4.5},
+    [PLM_TERM_LLOYD] = {"train", "refine", 1.1},
+    [PLM_TERM_SUMS] = {"train", "sums", 0.3},
+    [PLM_TERM_CENTROIDS] = {"train", "centroids", 10},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.6},
+    [PLM_TERM_COLUMNS] = {"train", "columns", 1},
+    [PLM_TERM_ENCODE_START] = {"encode", "start", 1.8},
+    [PLM_TERM_READ] = {"encode", "read", 2.6},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.7},
+    [PLM_TERM_CODES] = {"encode", "codes", 1.5},
+    [PLM_TERM_PROBES] = {"encode", "probes", 1.2},
+    [PLM_TERM_RUNS] = {"encode", "write", 3.5},
+    [PLM_TERM_MERGE_START] = {"merge", "start", 2},
+    [PLM_TERM_GATHER] = {"merge", "gather", 1.5},
+    [PLM_TERM_ROOM] = {"merge", "room", 1.05},
+    [PLM_TERM_PAGES] = {"merge", "pages", 0.5},
+    [PLM_TERM_WRITE] = {"merge", "write", 0.9},
+    [PLM_TERM_VERIFY_START] = {"verify", "start", 1},
+    [PLM_TERM_IDS] = {"verify", "ids", 0.3},
+    [PLM_TERM_CHECK] = {"verify", "check", 1},
+    [PLM_TERM_SCAN] = {"verify", "scan", 0.4},
+    [PLM_TERM_LINES] = {"verify", "lines", 2.7},
+    [PLM_TERM_LOOK] = {"verify", "look", 1.3},
+    [PLM_TERM_TABLES] = {"verify", "tables", 4},
+    [PLM_TERM_COMMIT] = {"commit", "sync", 10},
 };
 
 const char *plm_term_name(enum plm_term term, const char **phase)
@@ -66,16 +85,18 @@ const char *plm_term_name(enum plm_term term, const char **phase)
 struct work {
     double n, d, k, sample, threads, code, column_bytes, element_bytes;
     double projected, fan, codewords, pq_rows;
+    bool verifies, verifies_all;
     const struct plm_plan *plan;
     const struct plm_rates *rates;
 };
 
-static struct work work_of(const struct plm_plan *p, const struct plm_rates *rates, unsigned threads)
+static struct work work_of(const struct plm_plan *p, const struct plm_rates *rates, const char *verify, unsigned threads)
 {
     struct work w = {
         .n = (double)p->n_live, .d = p->column.dim, .k = p->num_partitions, .sample = (double)p->sample_rows,
         .threads = threads, .code = plm_plan_code_bytes(p) + 8.0, .column_bytes = (double)p->column_bytes,
         .plan = p, .rates = rates,
+        .verifies = !verify || strcmp(verify, "none") != 0, .verifies_all = verify && strcmp(verify, "full") == 0,
     };
     w.projected = w.d < 96 ? w.d : w.d <= 256 ? 64 : 128;
     w.fan = ceil(sqrt(w.k));
@@ -96,6 +117,16 @@ static double moved(const struct work *w, double bytes)
     return bytes / (w->rates->copy * w->threads);
 }
 
+static double first_written(const struct work *w, double bytes)
+{
+    return bytes / (w->rates->touch * w->threads);
+}
+
+static double exactly(const struct work *w, double multiply_adds)
+{
+    return multiply_adds / (w->rates->doubles * w->threads);
+}
+
 static double fetched(const struct work *w, double bytes)
 {
     return bytes / (w->rates->read * (w->rates->read_scales ? w->threads : 1));
@@ -107,6 +138,12 @@ static bool reads_again(const struct work *w)
     return w->plan->memory.gather_bytes > 0;
 }
 
+/* Do few leading dimensions hold most of the variance? */
+static bool has_head(const struct work *w)
+{
+    return w->rates->spread > 0 && w->rates->spread <= HEAD_SPREAD * w->d;
+}
+
 /* Exact assignment of a row in multiply-adds of the fp32 kernel, the best way: all partitions; all in
  * bytes, and a few in full; their leading dimensions, where these hold most of the variance. */
 static double assign_work(const struct work *w)
@@ -116,7 +153,7 @@ static double assign_work(const struct work *w)
     if (w->k < FILTER_PARTITIONS || w->d < FILTER_DIM)
         return all;
     double best = fmin(all, all * in_bytes + (FILTER_ROW + BYTES_LEFT) * w->d + FILTER_PLACE * w->k);
-    if (w->rates->spread > 0 && w->rates->spread <= HEAD_SPREAD * w->d)
+    if (has_head(w))
         best = fmin(best, w->d * HEAD_RANK + w->k * (HEAD_RANK + 2) * fmin(1, in_bytes) +
                               (FILTER_ROW + HEAD_LEFT) * w->d + FILTER_PLACE * w->k);
     return best;
@@ -124,30 +161,42 @@ static double assign_work(const struct work *w)
 
 /* ---- phases ------------------------------------------------------------------------------- */
 
+static void estimate_centroids(const struct work *w, double *terms)
+{
+    double axes_rows = fmin(AXES_ROWS, w->sample), r = w->projected, values = w->sample * r;
+
+    if (r < w->d) {
+        terms[PLM_TERM_AXES] = computed(w, 2 * AXES_ROUNDS * axes_rows * w->d * r) +
+                               w->threads * exactly(w, AXES_ROUNDS * 2 * r * r * w->d);
+        terms[PLM_TERM_PROJECT] = computed(w, values * w->d) + moved(w, w->sample * w->d * 4);
+    }
+    terms[PLM_TERM_TREE] = computed(w, 2 * LEVEL_ROUNDS * values * w->fan);
+    terms[PLM_TERM_NODES] = moved(w, 2 * LEVEL_ROUNDS * values * 4);
+    terms[PLM_TERM_LEAVES] = computed(w, values * w->k);
+    terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * assign_work(w));
+    terms[PLM_TERM_SUMS] = (LLOYD_ROUNDS + 1) * moved(w, w->sample * w->d * 4);
+    terms[PLM_TERM_CENTROIDS] = (LLOYD_ROUNDS + 1) * w->threads * moved(w, w->k * w->d * 8);
+}
+
 static void estimate_train(const struct work *w, double *terms)
 {
     const struct plm_plan *p = w->plan;
-    double axes_rows = fmin(AXES_ROWS, w->sample), r = w->projected;
-    bool given = p->centroids_xxh3 != 0;
 
-    terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + moved(w, w->sample * w->d * 4);
-    if (!given) {
-        if (r < w->d)
-            terms[PLM_TERM_AXES] = computed(w, (2 * AXES_ROUNDS * axes_rows + w->sample) * w->d * r) +
-                                   AXES_ROUNDS * 2 * r * r * w->d / DOUBLES_PER_S;
-        terms[PLM_TERM_TREE] = computed(w, 2 * LEVEL_ROUNDS * w->sample * w->fan * r) +
-                               moved(w, 2 * LEVEL_ROUNDS * w->sample * r * 4 * 2);
-        terms[PLM_TERM_LEAVES] = computed(w, w->sample * w->k * r);
-        terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * assign_work(w));
-        terms[PLM_TERM_SUMS] = (LLOYD_ROUNDS + 1) * moved(w, w->sample * w->d * 4);
+    terms[PLM_TERM_TRAIN_START] = START;
+    terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + first_written(w, w->sample * w->d * 4);
+    if (p->centroids_xxh3 == 0)
+        estimate_centroids(w, terms);
+    if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0) {
+        terms[PLM_TERM_CODEBOOK] = w->pq_rows * PQ_PASSES * w->codewords * w->d / (w->rates->codewords * w->threads);
+        terms[PLM_TERM_COLUMNS] = computed(w, w->pq_rows * assign_work(w)) + moved(w, w->pq_rows * w->d * 8);
     }
-    if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0)
-        terms[PLM_TERM_CODEBOOK] = w->pq_rows * PQ_PASSES * w->codewords * w->d / (w->rates->codewords * w->threads) +
-                                   computed(w, w->pq_rows * assign_work(w)) + moved(w, w->pq_rows * w->d * 8);
 }
 
 static void estimate_encode(const struct work *w, double *terms)
 {
+    double run = w->n * (reads_again(w) ? 12 : w->code);
+
+    terms[PLM_TERM_ENCODE_START] = START;
     terms[PLM_TERM_READ] = fetched(w, w->column_bytes);
     terms[PLM_TERM_ASSIGN] = computed(w, w->n * assign_work(w));
     terms[PLM_TERM_PROBES] = computed(w, w->n * w->d * PLM_PROBE_QUERIES);
@@ -155,28 +204,87 @@ static void estimate_encode(const struct work *w, double *terms)
         terms[PLM_TERM_CODES] = w->n * w->codewords * w->d / (w->rates->codewords * w->threads);
     else
         terms[PLM_TERM_CODES] = moved(w, w->n * w->d * 4);
-    terms[PLM_TERM_RUNS] = moved(w, 2 * w->n * (w->plan->memory.gather_bytes ? 12 : w->code)) + (double)w->plan->n_tasks * w->rates->sync / w->threads;
+    terms[PLM_TERM_RUNS] = moved(w, 2 * run) + first_written(w, run);
 }
 
-/* Bytes of a row of the index that a query looks at: FLAT distances need not be computed again. */
-static double seen_bytes(const struct work *w)
+static void estimate_merge(const struct work *w, double *terms)
 {
-    return w->plan->quantizer == PLM_FLAT ? 8 : w->code;
+    double bytes = w->n * w->code, room = (double)(reads_again(w) ? w->plan->memory.gather_bytes : w->plan->memory.merge_bytes);
+
+    terms[PLM_TERM_MERGE_START] = START + 3 * (double)w->plan->n_segments * w->rates->sync;
+    terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (reads_again(w) ? fetched(w, w->column_bytes) : 0);
+    terms[PLM_TERM_ROOM] = first_written(w, fmin(bytes, room));
+    terms[PLM_TERM_PAGES] = fmax(0, bytes - FEW_BYTES) / w->rates->touch;
+    terms[PLM_TERM_WRITE] = (bytes + w->k * w->d * 4) / w->rates->write;
 }
 
-static void estimate_rest(const struct work *w, double *terms)
-{
-    double bytes = w->n * w->code + w->k * w->d * 4;
-    double rows = fmin(CHECK_ROWS_MAX, fmax(CHECK_ROWS_MIN, CHECK_WORK / (w->k * w->d)));
-    double scanned = PLM_PROBE_QUERIES * CURVE_SHARE * w->n * seen_bytes(w);
+/* ---- the recall curve, as check_recall.c draws it ------------------------------------------------ */
 
-    terms[PLM_TERM_GATHER] = moved(w, 2 * w->n * w->code) + (reads_again(w) ? fetched(w, w->column_bytes) : 0);
-    terms[PLM_TERM_WRITE] = bytes / w->rates->write + 3 * (double)w->plan->n_segments * w->rates->sync;
-    terms[PLM_TERM_CHECK] = fmin(rows, w->n) * w->k * w->d / (DOUBLES_PER_S * w->threads) + moved(w, w->n * 16);
-    terms[PLM_TERM_SCAN] = moved(w, scanned);
-    if (w->plan->quantizer == PLM_PQ) /* a table of distances for each query and partition */
-        terms[PLM_TERM_TABLES] = computed(w, PLM_PROBE_QUERIES * fmax(1, w->k * CURVE_SHARE) * w->codewords * w->d);
-    terms[PLM_TERM_COMMIT] = w->rates->sync;
+/* Shares of the partitions that are probed: by the first measurement of the curve, and by a second one
+ * of all of it (0: there will be none). */
+struct curve {
+    double first, all;
+};
+
+static struct curve curve_of(const struct work *w)
+{
+    double bytes = PLM_PROBE_QUERIES * w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code), n = 1;
+    struct curve c = {.first = 1 / w->k, .all = 1 / w->k};
+    bool begun = false;
+
+    for (unsigned points = 1; points < PLM_RECALL_POINTS && n < w->k && fmin(2 * n, w->k) / w->k * bytes <= CURVE_BYTES; points++) {
+        begun = begun || (points >= 3 && n >= w->k / CURVE_SHARE);
+        n = fmin(2 * n, w->k);
+        c.all = n / w->k;
+        if (!begun)
+            c.first = c.all;
+    }
+    if (w->plan->quantizer == PLM_FLAT)
+        c.first = c.all;
+    bool is_enough = c.first >= c.all || (c.first * w->k >= CURVE_ENOUGH && has_head(w));
+    return is_enough ? (struct curve){c.first, 0} : c;
+}
+
+/* A code is compared with the lanes of a group of queries when any of them visits its partition. */
+static double visited(double share)
+{
+    return PLM_PROBE_QUERIES * (1 - pow(1 - share, CURVE_LANES));
+}
+
+/* Every row read, placed and encoded again. */
+static void estimate_full_check(const struct work *w, double *terms)
+{
+    double encode[PLM_N_TERMS] = {0};
+
+    estimate_encode(w, encode);
+    for (int t = PLM_TERM_READ; t <= PLM_TERM_CODES; t++)
+        terms[PLM_TERM_CHECK] += infos[t].weight * encode[t] / infos[PLM_TERM_CHECK].weight;
+    terms[PLM_TERM_IDS] += moved(w, w->n * w->code);
+}
+
+static void estimate_verify(const struct work *w, double *terms)
+{
+    if (!w->verifies)
+        return;
+    struct curve c = curve_of(w);
+    double rows = fmin(CHECK_ROWS_MAX, fmax(CHECK_ROWS_MIN, CHECK_WORK / (w->k * w->d))), passes = 1 + (c.all > 0);
+
+    terms[PLM_TERM_VERIFY_START] = START;
+    terms[PLM_TERM_IDS] = exactly(w, w->n * ID_WORK);
+    terms[PLM_TERM_CHECK] = exactly(w, (fmin(rows, w->n) + passes * PLM_PROBE_QUERIES) * w->k * w->d);
+    if (w->verifies_all)
+        estimate_full_check(w, terms);
+    if (w->plan->quantizer == PLM_FLAT) { /* distances are exact: neighbours are looked for by row id */
+        terms[PLM_TERM_LOOK] = exactly(w, w->n * LOOK_WORK);
+        return;
+    }
+    terms[PLM_TERM_LOOK] = exactly(w, PLM_PROBE_QUERIES * (c.first + c.all) * w->n);
+    if (w->plan->quantizer == PLM_SQ) {
+        terms[PLM_TERM_SCAN] = exactly(w, PLM_PROBE_QUERIES * (c.first + c.all) * w->n * w->d);
+        return;
+    }
+    terms[PLM_TERM_LINES] = exactly(w, (visited(c.first) + visited(c.all)) * w->n * (w->code - 8));
+    terms[PLM_TERM_TABLES] = exactly(w, passes * PLM_PROBE_QUERIES * 2 * w->codewords * w->d);
 }
 
 /* ---- bytes and requests ----------------------------------------------------------------------- */
@@ -193,10 +301,12 @@ static void estimate_bytes(const struct work *w, struct plm_estimate *out)
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
         spilled = w->sample * w->d * 4;
     double projected = w->plan->memory.spills_projected ? w->sample * w->projected * 4 : 0;
+    double seen = w->n * (8 + (w->plan->quantizer == PLM_FLAT ? 8 : w->code)) + fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS);
 
-    out->bytes_read = (uint64_t)(w->column_bytes * (1 + again + w->sample / w->n) + runs + w->n * (8 + seen_bytes(w)) +
-                                 fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS) + spilled * (LLOYD_ROUNDS + 2) +
-                                 projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
+    if (w->verifies_all)
+        seen = w->column_bytes + w->n * 8 + codes + w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code);
+    out->bytes_read = (uint64_t)(w->column_bytes * (1 + again + w->sample / w->n) + runs + w->verifies * seen +
+                                 spilled * (LLOYD_ROUNDS + 2) + projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
     out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled + projected);
 }
 
@@ -232,16 +342,18 @@ static void estimate_requests(const struct plm_source *source, const struct plm_
 }
 
 void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p, const struct plm_rates *rates,
-                       double seconds_so_far, struct plm_estimate *out)
+                       const char *verify, double seconds_so_far, struct plm_estimate *out)
 {
-    struct work w = work_of(p, rates, source->ctx->threads);
+    struct work w = work_of(p, rates, verify, source->ctx->threads);
     struct plm_estimate e = {.plan = seconds_so_far, .peak_rss_bytes = p->memory.expected_bytes, .rates = *rates};
     double *const phases[] = {&e.train, &e.encode, &e.merge, &e.verify, &e.commit};
     static const char *const names[] = {"train", "encode", "merge", "verify", "commit"};
 
     estimate_train(&w, e.terms);
     estimate_encode(&w, e.terms);
-    estimate_rest(&w, e.terms);
+    estimate_merge(&w, e.terms);
+    estimate_verify(&w, e.terms);
+    e.terms[PLM_TERM_COMMIT] = rates->sync;
     e.total = e.plan;
     for (int t = 0; t < PLM_N_TERMS; t++) {
         e.terms[t] *= infos[t].weight;
@@ -253,6 +365,6 @@ void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p
     estimate_bytes(&w, &e);
     estimate_requests(source, p, &e);
     if (!plm_store_is_local(source->manifest->store))
-        plm_estimate_remote(source, p, &e);
+        plm_estimate_remote(source, p, w.verifies, &e);
     *out = e;
 }

@@ -9,9 +9,11 @@
 
 /* What the phases' time is made of; estimate.c names them. */
 enum plm_term {
-    PLM_TERM_SAMPLE, PLM_TERM_AXES, PLM_TERM_TREE, PLM_TERM_LEAVES, PLM_TERM_LLOYD, PLM_TERM_SUMS,
-    PLM_TERM_CODEBOOK, PLM_TERM_READ, PLM_TERM_ASSIGN, PLM_TERM_CODES, PLM_TERM_PROBES, PLM_TERM_RUNS,
-    PLM_TERM_GATHER, PLM_TERM_WRITE, PLM_TERM_CHECK, PLM_TERM_SCAN, PLM_TERM_TABLES,
+    PLM_TERM_TRAIN_START, PLM_TERM_SAMPLE, PLM_TERM_AXES, PLM_TERM_PROJECT, PLM_TERM_TREE, PLM_TERM_NODES, PLM_TERM_LEAVES,
+    PLM_TERM_LLOYD, PLM_TERM_SUMS, PLM_TERM_CENTROIDS, PLM_TERM_CODEBOOK, PLM_TERM_COLUMNS,
+    PLM_TERM_ENCODE_START, PLM_TERM_READ, PLM_TERM_ASSIGN, PLM_TERM_CODES, PLM_TERM_PROBES, PLM_TERM_RUNS,
+    PLM_TERM_MERGE_START, PLM_TERM_GATHER, PLM_TERM_ROOM, PLM_TERM_PAGES, PLM_TERM_WRITE,
+    PLM_TERM_VERIFY_START, PLM_TERM_IDS, PLM_TERM_CHECK, PLM_TERM_SCAN, PLM_TERM_LINES, PLM_TERM_LOOK, PLM_TERM_TABLES,
     PLM_TERM_COMMIT, PLM_N_TERMS
 };
 
@@ -20,7 +22,9 @@ struct plm_rates {
     double nearest;   /* multiply-adds of the fp32 assignment kernel at the plan's shape */
     double bytes;     /* multiply-adds of the kernel of the byte filter */
     double codewords; /* multiply-adds of the PQ kernel */
+    double doubles;   /* multiply-adds of exact distances */
     double copy;      /* bytes copied in memory */
+    double touch;     /* bytes of fresh memory written for the first time */
     double read;      /* bytes of the column read and decoded */
     bool read_scales; /* with threads: it is memory that is read, not a device */
     double write;     /* bytes put on stable storage; all threads together */
@@ -37,9 +41,9 @@ struct plm_estimate {
     struct plm_rates rates;
 };
 
-/* estimate.c: from the plan's shape and calibrate.c's rates. */
-void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *plan,
-                       const struct plm_rates *rates, double seconds_so_far, struct plm_estimate *out);
+/* estimate.c: from the plan's shape and calibrate.c's rates. verify: as in the options, NULL = "sample". */
+void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *plan, const struct plm_rates *rates,
+                       const char *verify, double seconds_so_far, struct plm_estimate *out);
 const char *plm_term_name(enum plm_term term, const char **phase);
 
 #endif

@@ -25,7 +25,7 @@ static double pieces(double bytes)
 }
 
 /* Reading the column: for the sample, for all rows, and for what is checked. */
-static void add_column(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *e)
+static void add_column(const struct plm_source *source, const struct plm_plan *p, bool verifies, struct plm_estimate *e)
 {
     double files = (double)plm_max_size(1, source->n_fragments), share = (double)p->sample_rows / (double)p->n_live;
     double column = (double)p->column_bytes, keep = (double)plm_plan_keep_bytes(p), kept = fmin(1, keep / column);
@@ -41,12 +41,12 @@ static void add_column(const struct plm_source *source, const struct plm_plan *p
         e->bytes_read += (uint64_t)(is_whole ? column : fmin(1, share * PIECE_BYTES / fmax(share * PIECE_BYTES,
                                                               (1 - share) * column / fmax(slices, 1))) * column);
     }
-    e->get += (uint64_t)(passes * all + (kept < 1 ? (1 - kept) * CHECK_SLICES : 0));
+    e->get += (uint64_t)(passes * all + (verifies && kept < 1 ? (1 - kept) * CHECK_SLICES : 0));
     e->bytes_read += (uint64_t)(passes * column);
 }
 
 /* The files of the index: written, and read back to be checked. */
-static void add_index(const struct plm_plan *p, struct plm_estimate *e)
+static void add_index(const struct plm_plan *p, bool verifies, struct plm_estimate *e)
 {
     double model = (double)p->num_partitions * p->column.dim * plm_element_bytes(p->column.element);
 
@@ -56,10 +56,12 @@ static void add_index(const struct plm_plan *p, struct plm_estimate *e)
         double bytes = (double)plm_layout_end(&l) + codebook;
 
         e->put += 1 + (l.n_blocks > 1 ? l.n_blocks + 2 : 1);
-        e->get += 1 + (uint64_t)pieces(bytes);
         e->list += 1;
         e->bytes_written += (uint64_t)(bytes + model);
-        e->bytes_read += (uint64_t)(bytes + model);
+        if (verifies) {
+            e->get += 1 + (uint64_t)pieces(bytes);
+            e->bytes_read += (uint64_t)(bytes + model);
+        }
     }
 }
 
@@ -76,7 +78,7 @@ static void add_workers(const struct plm_source *source, const struct plm_plan *
     e->bytes_written += (uint64_t)runs;
 }
 
-void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *e)
+void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, bool verifies, struct plm_estimate *e)
 {
     uint64_t n_deletions = 0;
 
@@ -88,8 +90,8 @@ void plm_estimate_remote(const struct plm_source *source, const struct plm_plan 
     e->deleted = 0;
     e->bytes_read = source->n_fragments * FOOTER_BYTES + source->manifest->raw.len;
     e->bytes_written = source->manifest->raw.len;
-    add_column(source, p, e);
-    add_index(p, e);
+    add_column(source, p, verifies, e);
+    add_index(p, verifies, e);
     if (p->n_workers > 0)
         add_workers(source, p, e);
 }

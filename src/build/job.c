@@ -339,12 +339,13 @@ done:
     return rc;
 }
 
-static void estimate(struct plm_job *job)
+static void estimate(struct plm_job *job, const struct plm_build_options *o)
 {
     struct plm_rates rates;
 
     plm_calibrate(&job->source, &job->plan, job->root, &rates);
-    plm_plan_estimate(&job->source, &job->plan, &rates, plm_now_seconds() - job->began, &job->estimate);
+    plm_plan_estimate(&job->source, &job->plan, &rates, o->verify, plm_now_seconds() - job->began,
+                      &job->estimate);
 }
 
 static enum plm_code open_job(struct plm_job *job, const struct plm_build_options *o, bool *done,
@@ -369,7 +370,7 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
         PLM_TRY(begin_plan(job, o, &carry, err));
     job->resumed = carry != CARRY_NOTHING;
     *done = carry == CARRY_COMMITTED;
-    estimate(job);
+    estimate(job, o);
 done:
     return rc;
 }
@@ -382,7 +383,7 @@ static enum plm_code preview_job(struct plm_job *job, const struct plm_build_opt
     PLM_TRY(open_root(job, err));
     PLM_TRY(identify(job, o, err));
     PLM_TRY(make_plan(job, o, err));
-    estimate(job);
+    estimate(job, o);
 done:
     return rc;
 }

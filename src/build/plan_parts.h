@@ -34,7 +34,7 @@ uint32_t plm_plan_code_bytes(const struct plm_plan *p);
  * what reads of up to 16 MiB need. */
 uint64_t plm_plan_keep_bytes(const struct plm_plan *p);
 /* estimate_remote.c: the requests that a build makes of remote storage, and the bytes they move. */
-void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *e);
+void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, bool verifies, struct plm_estimate *e);
 
 /* calibrate.c: measures them in a small share of the time a build of this plan takes, at most about a
  * tenth of a second a rate. What cannot be measured (memory or I/O fails, remote storage) keeps a

@@ -99,6 +99,12 @@ static json_t *seconds_json(const struct plm_seconds *s)
                      s->plan + s->train + s->encode + s->merge + s->verify + s->commit);
 }
 
+/* Of one process; null where workers shared the phases. */
+static json_t *cpu_json(const struct plm_seconds *cpu)
+{
+    return cpu->plan > 0 ? seconds_json(cpu) : json_null();
+}
+
 static json_t *requests_json(uint64_t get, uint64_t put, uint64_t list, uint64_t deleted, uint64_t retried)
 {
     return json_pack("{s:I, s:I, s:I, s:I, s:I}", "get", I(get), "put", I(put), "list", I(list), "delete",
@@ -108,9 +114,9 @@ static json_t *requests_json(uint64_t get, uint64_t put, uint64_t list, uint64_t
 static json_t *resources_json(struct plm_job *job)
 {
     struct plm_ctx *ctx = job->ctx;
-    return json_pack("{s:I, s:I, s:i, s:s, s:I, s:I, s:o}", "peak_rss_bytes", I(plm_resident_peak_bytes()),
-                     "memory_budget_bytes", I(ctx->memory_budget_bytes), "threads", (int)ctx->threads, "kernels",
-                     ctx->kernels->name, "bytes_read", I(atomic_load(&ctx->bytes_read)), "bytes_written",
+    return json_pack("{s:I, s:o, s:I, s:i, s:s, s:I, s:I, s:o}", "peak_rss_bytes", I(plm_resident_peak_bytes()),
+                     "cpu_seconds", cpu_json(&job->cpu), "memory_budget_bytes", I(ctx->memory_budget_bytes), "threads",
+                     (int)ctx->threads, "kernels", ctx->kernels->name, "bytes_read", I(atomic_load(&ctx->bytes_read)), "bytes_written",
                      I(atomic_load(&ctx->bytes_written)), "requests",
                      requests_json(atomic_load(&ctx->n_get), atomic_load(&ctx->n_put),
                                    atomic_load(&ctx->n_list), atomic_load(&ctx->n_delete),
@@ -134,8 +140,9 @@ static json_t *terms_json(const struct plm_estimate *e)
 
 static json_t *rates_json(const struct plm_rates *r)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
-                     "byte_multiply_adds_per_s", r->bytes, "codeword_multiply_adds_per_s", r->codewords, "copy_bytes_per_s", r->copy,
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
+                     "byte_multiply_adds_per_s", r->bytes, "codeword_multiply_adds_per_s", r->codewords,
+                     "double_multiply_adds_per_s", r->doubles, "copy_bytes_per_s", r->copy, "touch_bytes_per_s", r->touch,
                      "read_bytes_per_s", r->read, "write_bytes_per_s", r->write, "sync_seconds", r->sync,
                      "spread_dimensions", r->spread);
 }

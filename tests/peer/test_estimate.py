@@ -38,9 +38,18 @@ def test_plan_is_the_sum_of_its_parts(table, kind):
     assert 0 < plan["total"] < 300
 
 
+@pytest.mark.parametrize("verify, less_or_more", [("none", -1), ("sample", 0), ("full", 1)])
+def test_plan_knows_how_much_is_verified(table, verify, less_or_more):
+    usual = pilum_ok("plan", *words(table, "IVF_SQ")).json["plan"]
+    plan = pilum_ok("plan", *words(table, "IVF_SQ", "--verify", verify)).json["plan"]
+    assert ("verify" in plan["parts"]) == (verify != "none") and (plan["verify"] > 0) == (verify != "none")
+    assert np.sign(plan["bytes_read"] - usual["bytes_read"]) == less_or_more
+
+
 def test_calibration_is_of_this_table_and_machine(table):
     measured = pilum_ok("plan", *words(table, "IVF_PQ")).json["plan"]["calibration"]
     assert measured["multiply_adds_per_s"] > 1e8 and measured["codeword_multiply_adds_per_s"] > 1e8
+    assert measured["double_multiply_adds_per_s"] > 1e8 and measured["touch_bytes_per_s"] > 1e8
     assert measured["copy_bytes_per_s"] > 1e8 and measured["read_bytes_per_s"] > 1e5
     assert 10 < measured["spread_dimensions"] < 65
 
@@ -56,6 +65,13 @@ def test_bytes_are_near(table, kind):
     report = pilum_ok("create-index", *words(table, kind)).json
     for name in ("bytes_read", "bytes_written"):
         assert report["plan"][name] == pytest.approx(report["resources"][name], rel=0.3), name
+
+
+def test_processor_time_is_reported_by_phase(table):
+    resources = pilum_ok("create-index", *words(table, "IVF_PQ", "--threads", 1)).json["resources"]
+    cpu = resources["cpu_seconds"]
+    assert set(cpu) == {*PHASES, "total"} and cpu["train"] > 0
+    assert cpu["total"] == pytest.approx(sum(cpu[phase] for phase in PHASES), rel=1e-6)
 
 
 def test_a_plan_does_not_shape_the_index(table):

@@ -15,6 +15,7 @@ import bench_bars
 import bench_data
 import bench_quality
 import bench_tools
+import fit
 
 
 @pytest.mark.parametrize("kind,dim", [("latent", 48), ("real", 384), ("gaussian", 24)])
@@ -43,14 +44,14 @@ def test_recall_is_compared_at_equal_rows():
 
 def line(case, tool, kind, seconds, **more):
     return {"case": case, "tool": tool, "type": kind, "run": 0, "rows": 128_116, "dim": 2048, "vector_bytes": 128_116 * 8192, "seconds": seconds,
-            "peak_rss_bytes": 1 << 27, "budget": 1 << 28, "num_partitions": 500, "num_sub_vectors": 128, "at": "2026-01-01T00:00:00Z", "load": 2.1,
+            "peak_rss_bytes": 1 << 27, "budget": 1 << 28, "threads": 2, "num_partitions": 500, "num_sub_vectors": 128, "at": "2026-01-01T00:00:00Z", "load": 2.1,
             "setting": {"cpu": "a processor", "cores": 2, "memory_gib": 24.0, "kernels": "avx2", "commit": "abc", "pylance": "1", "faiss": "2"}, **more}
 
 
 def results():
     phases = {phase: 1.0 for phase in ("plan", "train", "encode", "merge", "verify", "commit")} | {"total": 6.0}
     plan = {"total": 6.5, "bytes_read": 10, "bytes_written": 10, "peak_rss_bytes": 1 << 27}
-    mine = {"phases": phases, "plan": plan, "bytes_read": 10, "bytes_written": 10}
+    mine = {"phases": phases, "cpu_phases": {phase: 1.5 for phase in phases}, "plan": plan, "bytes_read": 10, "bytes_written": 10}
     lines = [line("bars", "pilum", "IVF_PQ", 10.0, **mine), line("bars", "pylance", "IVF_PQ", 200.0)]
     lines += [line("budget", "pilum", kind, 9.0, **mine) for kind in ("IVF_FLAT", "IVF_SQ", "IVF_PQ")]
     lines.append({**line("kernel_bench", "program", None, 1), "records": [
@@ -80,6 +81,7 @@ def test_the_page_is_written_from_results(tmp_path):
     page = (tmp_path / "performance.md").read_text()
     assert "| `nearest` | 768 | 70.5 (78%) |" in page
     assert "| ivf_train 128116 x 2048, K 1000 | pilum | 3.000 |" in page
+    assert "| 128,116 IVF_PQ | encode | 1.00 | 17% | 75% | 1.05 GB/s of the column" in page
     assert "a processor, 2 cores" in page and "**20.0x**" in page and "$" not in page
     assert (tmp_path / "performance-bars.svg").read_text().startswith("<?xml")
     first = (tmp_path / "performance-bars.svg").read_bytes()
@@ -93,3 +95,24 @@ def test_a_process_that_hangs_is_ended(monkeypatch):
     assert done is None and why.startswith("hung")
     done, why = bench_tools.run_bounded([sys.executable, "-c", "while True: pass"], 3)
     assert done is None and why == "not done in 3 s"
+
+
+def test_weights_are_found_again():
+    """Builds that took as long as the parts times other weights: these are found, and only those."""
+    now = {key: 1.0 for key in fit.present_weights()}
+    true = {key: 0.5 + index % 4 for index, key in enumerate(now)}
+    rng = np.random.default_rng(3)
+    runs = []
+    for i in range(120):
+        parts = {phase: {name: float(rng.lognormal(-3, 1)) for where, name in now if where == phase} for phase in fit.FITTED}
+        actual = {phase: sum(seconds * true[phase, name] for name, seconds in parts[phase].items()) * rng.lognormal(0, 0.02) for phase in fit.FITTED}
+        actual["total"] = sum(actual.values())
+        runs.append({"plan": {"plan": 0.0, "parts": parts}, "actual": actual, "weights": {f"{phase} {name}": 1.0 for phase, name in now}})
+    runs[7]["actual"] = {phase: 20 * seconds for phase, seconds in runs[7]["actual"].items()}  # somebody else used the machine
+    fit_before, fit.PULL = fit.PULL, 1e-3
+    try:
+        found = fit.fit(runs, now, fit.FITTED)
+    finally:
+        fit.PULL = fit_before
+    assert all(found[key] == pytest.approx(true[key], rel=0.15) for key in now), found
+    assert fit.is_good(fit.planned_with(runs[0], found)["total"], runs[0]["actual"]["total"])

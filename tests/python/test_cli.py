@@ -256,8 +256,9 @@ def test_report_has_every_key(table, tmp_path):
     assert set(report["training"]) == {"sample_rows", "ivf_loss", "pq_error"}
     assert set(report["quality"]) == {"recall_at_10", "checked_rows", "misfiled"}
     assert set(report["seconds"]) == {"plan", "train", "encode", "merge", "verify", "commit", "total"}
-    assert set(report["resources"]) == {"peak_rss_bytes", "memory_budget_bytes", "threads", "kernels", "bytes_read",
+    assert set(report["resources"]) == {"peak_rss_bytes", "cpu_seconds", "memory_budget_bytes", "threads", "kernels", "bytes_read",
                                         "bytes_written", "requests"}
+    assert set(report["resources"]["cpu_seconds"]) == set(report["seconds"])
     assert set(report["resources"]["requests"]) == {"get", "put", "list", "delete", "retried"}
     assert report["index"]["name"] == "vec_idx"
     assert report["quality"]["misfiled"] == 0
