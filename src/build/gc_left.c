@@ -1,4 +1,5 @@
 #include "build/gc_left.h"
+#include "store/writer.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -11,6 +11,7 @@
 
 #include "build/merge.h"
 #include "build/run.h"
+#include "store/writer.h"
 
 struct plm_merge {
     struct plm_job *job;

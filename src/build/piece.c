@@ -1,5 +1,6 @@
 /* piece.c - files of a job, written in one go under a name of their own. */
 #include "build/piece.h"
+#include "store/writer.h"
 
 #define WRITE_BYTES ((size_t)1 << 20)
 #define PART_BYTES ((size_t)8 << 20) /* on S3, where parts have a least size of 5 MiB */

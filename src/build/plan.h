@@ -10,7 +10,7 @@
 
 #include "core/core.h"
 #include "ivf/index.h"
-#include "lance/manifest.h"
+#include "lance/column.h"
 #include "rows/source.h"
 
 /* A range of live rows, encoded into one run. */

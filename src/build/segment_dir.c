@@ -1,4 +1,5 @@
 #include "build/segment_dir.h"
+#include "store/writer.h"
 
 enum plm_code plm_segment_final_dir(struct plm_job *job, size_t segment, char **out,
                                     struct plm_err *err)

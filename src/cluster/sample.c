@@ -12,6 +12,7 @@
 
 #include "cluster/sample_slices.h"
 #include "simd/simd.h"
+#include "store/writer.h"
 
 #define READ_BYTES ((size_t)4 << 20) /* of one read, at most, roughly */
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "cluster/shard_impl.h"
+#include "store/writer.h"
 
 #define PROJECTED_MAX 1e18f /* beyond it squares would not be finite */
 #define NODE_ROWS 128

@@ -6,8 +6,8 @@
 #ifndef PLM_INDEX_H
 #define PLM_INDEX_H
 
+#include "lance/column.h"
 #include "lance/datafile.h"
-#include "lance/manifest.h"
 #include "quant/quant.h"
 #include "rows/source.h"
 

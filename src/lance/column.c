@@ -3,6 +3,7 @@
  * A path is names joined by dots; a name may stand in backticks (then dots inside it are
  * plain) and a doubled backtick inside stands for one.
  */
+#include "lance/column.h"
 #include "lance/manifest_impl.h"
 
 #define DIM_MAX 65536u

@@ -46,6 +46,33 @@ plm_index_section_read(struct plm_manifest *manifest, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code
 plm_flags_check(uint64_t flags, const char *kind, struct plm_err *err);
 
+/* ---- the Manifest message --------------------------------------------------------- */
+
+#define PLM_NO_BASE ((int64_t)-1)
+
+/* What one parse carries along. */
+struct plm_parse {
+    struct plm_manifest *m;
+    struct plm_u64s fields, columns; /* scratch of data files */
+    bool has_storage_format;
+};
+/* *out = n zeroed items in the manifest's arena. */
+PLM_MUST_CHECK enum plm_code
+plm_parse_alloc(struct plm_parse *p, void *out, size_t n, size_t each, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_parse_field(struct plm_parse *p, struct plm_view message, struct plm_field *out,
+                struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_parse_storage_format(struct plm_parse *p, struct plm_view message, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code
+plm_parse_fragment(struct plm_parse *p, struct plm_view message, struct plm_fragment *out,
+                   struct plm_err *err);
+/* Two fragments of one number would give two rows one address. */
+PLM_MUST_CHECK enum plm_code
+plm_check_fragment_ids(const struct plm_manifest *m, struct plm_err *err);
+/* (0,3) is what a 2.0 file calls itself. */
+void plm_settle_file_version(uint32_t *major, uint32_t *minor);
+
 /* ---- finding versions ------------------------------------------------------------ */
 
 /* The newest version, as listed. */

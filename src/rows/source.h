@@ -9,8 +9,8 @@
 #ifndef PLM_SOURCE_H
 #define PLM_SOURCE_H
 
+#include "lance/column.h"
 #include "lance/datafile.h"
-#include "lance/manifest.h"
 #include "lance/rowmap.h"
 
 enum plm_metric { PLM_L2, PLM_COSINE, PLM_DOT };

@@ -7,7 +7,7 @@
 #define PLM_S3_XML_H
 
 #include "store/s3_retry.h"
-#include "store/store.h"
+#include "store/writer.h"
 
 /* Fills reply->code and reply->message from an <Error> body; true if it was one. */
 bool plm_s3_xml_error(struct plm_ctx *ctx, const void *xml, size_t n, struct plm_s3_reply *reply);

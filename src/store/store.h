@@ -1,11 +1,12 @@
 /* store.h - where a table's bytes live: local disk or S3 behind one table of calls.
+ * Big objects are written in pieces: writer.h.
  *
- * Owns     a store, file or writer belongs to the caller until its close call.
+ * Owns     a store or file belongs to the caller until its close call.
  * Paths    relative to the store's root, '/' separated, no leading slash, no "..".
- * Threads  one store, file or writer may be used from several threads at once.
+ * Threads  one store or file may be used from several threads at once.
  * Errors   PLM_NOT_FOUND, PLM_DENIED, PLM_IO, PLM_RETRY (throttled beyond patience),
  *          PLM_CORRUPT (shorter than promised). Messages name the full path.
- * Counts   adds to ctx->bytes_read/bytes_written/n_get/n_put/n_list/n_delete/n_retried.
+ * Counts   adds to ctx->bytes_read/bytes_written/n_get/n_put/n_list; S3 to n_delete and n_retried too.
  */
 #ifndef PLM_STORE_H
 #define PLM_STORE_H
@@ -14,7 +15,6 @@
 
 struct plm_store; /* a root: a directory or a bucket + prefix */
 struct plm_file;  /* open for reading */
-struct plm_writer;
 
 /* uri: a path, file://..., s3://bucket/prefix. options: key, value, ..., NULL (or NULL).
  * Does not need to exist yet. Unknown schemes (gs, az, ...) are PLM_UNSUPPORTED by name. */
@@ -53,9 +53,9 @@ struct plm_range {
 PLM_MUST_CHECK enum plm_code
 plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size_t n,
                      struct plm_err *err);
-/* The ranges that are read soon, most of each (`dst` is not looked at); they replace those of the call
- * before. A remote store then fetches near ones together, in requests of 8 MiB and more, and keeps
- * what has not been asked for yet. A hint: without memory nothing comes of it. Not while the
+/* The ranges that are read soon, most of each (`dst` is not looked at); they replace those of the
+ * call before. A remote store then fetches near ones together, in requests of 8 MiB and more, and
+ * keeps what has not been asked for yet. A hint: without memory nothing comes of it. Not while the
  * file is read. */
 void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n);
 void plm_file_close(struct plm_file *file);
@@ -102,8 +102,8 @@ plm_store_put(struct plm_store *store, const char *path, const void *bytes, size
 PLM_MUST_CHECK enum plm_code
 plm_store_put_if_absent(struct plm_store *store, const char *path, const void *bytes, size_t n,
                         struct plm_err *err);
-/* As plm_store_put() of an object nobody else writes. On a remote store it is also where conditions are
- * tried out before the first plm_store_put_if_absent(): the object is put twice under one,
+/* As plm_store_put() of an object nobody else writes. On a remote store it is also where conditions
+ * are tried out before the first plm_store_put_if_absent(): the object is put twice under one,
  * which must succeed and then fail. PLM_UNSUPPORTED if they do not; the object is gone then. */
 PLM_MUST_CHECK enum plm_code
 plm_store_put_probing(struct plm_store *store, const char *path, const void *bytes, size_t n,
@@ -119,40 +119,7 @@ plm_store_delete_tree(struct plm_store *store, const char *dir, struct plm_err *
 PLM_MUST_CHECK enum plm_code
 plm_store_rename(struct plm_store *store, const char *from, const char *to, struct plm_err *err);
 
-/* A big object of known size written in pieces from several threads (or, on S3, several
- * processes). Local: preallocated `path` written in place with pwrite: the caller renames
- * it when complete. S3: one multipart upload, `part` (1..10000, ascending with offset)
- * becomes the part number; every piece but the last is at least 5 MiB.
- * token: NULL starts a new object and *token_out (may be NULL; plm_free) names it for other
- * processes; non-NULL joins one already started. ENOSPC: PLM_IO, nothing left behind. */
-PLM_MUST_CHECK enum plm_code
-plm_writer_open(struct plm_store *store, const char *path, uint64_t size_bytes, const char *token,
-                char **token_out, struct plm_writer **out, struct plm_err *err);
-PLM_MUST_CHECK enum plm_code
-plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset, const void *bytes,
-                 size_t n, struct plm_err *err);
-/* finish: durable and visible at `path` (the parts of all processes included).
- * After PLM_OK the writer is gone, after an error it is the caller's to abort or detach.
- * detach: closes this process's handle, the object stays unfinished. abort: removes it. */
-PLM_MUST_CHECK enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err);
-void plm_writer_detach(struct plm_writer *writer);
-void plm_writer_abort(struct plm_writer *writer);
-
-/* Objects begun in pieces and never finished, below `dir` ("" = the root; paths are from the root): S3 keeps (and bills) their parts. Where
- * nothing of the kind exists (local) the list is empty. A token opens a writer, to abort. */
-struct plm_upload {
-    char *path, *token;
-    int64_t begun_ms; /* Unix */
-};
-struct plm_uploads {
-    struct plm_ctx *ctx;
-    struct plm_upload *items;
-    size_t n;
-};
-PLM_MUST_CHECK enum plm_code
-plm_store_uploads(struct plm_store *store, const char *dir, struct plm_uploads *out,
-                  struct plm_err *err);
-void plm_uploads_reset(struct plm_uploads *uploads);
+/* ---- locks ------------------------------------------------------------------ */
 
 /* Exclusive lock on a local file for the life of the process (flock). PLM_CONFLICT names
  * the holder's pid, which is in the file. On S3: PLM_UNSUPPORTED. */

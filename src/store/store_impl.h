@@ -15,7 +15,7 @@
 #ifndef PLM_STORE_IMPL_H
 #define PLM_STORE_IMPL_H
 
-#include "store/store.h"
+#include "store/writer.h"
 
 struct plm_store_ops {
     void (*close)(struct plm_store *);

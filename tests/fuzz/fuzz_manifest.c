@@ -1,5 +1,6 @@
 /* fuzz_manifest.c - any bytes as a manifest file: parse, look columns up, name fields, read
  * the inline transaction. */
+#include "lance/column.h"
 #include "lance/commit_impl.h"
 
 #include <stdlib.h>

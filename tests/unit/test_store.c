@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "store/store.h"
+#include "store/writer.h"
 
 static struct plm_ctx *ctx;
 static struct plm_store *store; /* on a fresh directory */
