@@ -205,6 +205,7 @@ struct plm_search_options {
     uint32_t nprobes;       /* 20 */
     uint32_t refine_factor; /* 0 = none */
     bool exact;             /* scan everything, use no index */
+    const char *column_copy; /* as in struct plm_verify_options */
 };
 PLM_API void plm_search_options_default(struct plm_search_options *options);
 

@@ -18,6 +18,7 @@ from pilum._core import __version__
 from pilum._errors import (
     AccessDeniedError,
     ArgumentError,
+    ArgumentTypeError,
     CancelledError,
     ColumnNotFoundError,
     ColumnTypeError,
@@ -59,6 +60,7 @@ _WHERE = {
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
+    "ArgumentTypeError",
     "CancelledError",
     "ColumnNotFoundError",
     "ColumnTypeError",

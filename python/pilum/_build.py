@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -12,56 +13,18 @@ import lance
 from pilum import _core
 from pilum import _managed as managed
 from pilum import _stream as stream
-from pilum import _values as values
 from pilum._call import run, warn
-from pilum._errors import ArgumentError, StreamWarning, UnsupportedError
+from pilum._errors import StreamWarning, UnsupportedError
+from pilum._options import BuildOptions, arguments_of
 from pilum._progress import Display, ProgressLike
 from pilum._report import Report, keep
-from pilum._tables import Table, TableLike, open_table, text
-
-_SEED_MAX = 2**64 - 1
-
-
-class _Options:
-    """Build options for the core, and the arrays that they point into."""
-
-    def __init__(self, **given: Any) -> None:
-        num_bits = values.count(given["num_bits"], "num_bits") or 8
-        if num_bits not in (4, 8):
-            raise ArgumentError(f"num_bits is {num_bits}, expected 4 or 8")
-        if given["verify"] not in ("none", "sample", "full"):
-            raise ArgumentError(f"verify is {given['verify']!r}, expected none, sample or full")
-        if not given["column"]:
-            raise ArgumentError("column is empty, expected the name of a column of vectors")
-        sub_vectors = values.count(given["num_sub_vectors"], "num_sub_vectors")
-        self.centroids = values.centroids(given["ivf_centroids"])
-        self.codebook = values.codebook(given["pq_codebook"], sub_vectors, num_bits)
-        self.core: dict[str, Any] = {
-            "column": text(given["column"], "column"),
-            "type": values.index_type_name(given["index_type"]).encode(),
-            "name": text(given["name"], "name"),
-            "metric": values.metric_name(given["metric"]).encode(),
-            "num_partitions": values.count(given["num_partitions"], "num_partitions"),
-            "num_sub_vectors": sub_vectors,
-            "num_bits": num_bits,
-            "sample_rate": values.count(given["sample_rate"], "sample_rate"),
-            "max_iters": values.count(given["max_iters"], "max_iters"),
-            "seed": values.count(given["seed"], "seed", 0, _SEED_MAX),
-            "num_segments": values.count(given["num_segments"], "num_segments"),
-            "fragments": values.fragment_ids(given["fragments"]),
-            "replace": bool(given["replace"]),
-            "restart": bool(given["restart"]),
-            "verify": given["verify"].encode(),
-            "work_dir": values.path_text(given["work_dir"], "work_dir"),
-            "ivf_centroids": values.matrix_address(self.centroids),
-            "pq_codebook": values.matrix_address(self.codebook),
-        }
-
+from pilum._tables import Table, TableLike, open_table
+from pilum._values import IndexType, MatrixLike, PathLike, build_options
 
 def create_index(
     uri: TableLike,
     column: str,
-    index_type: Any,
+    index_type: IndexType,
     name: Optional[str] = None,
     *,
     replace: bool = True,
@@ -72,18 +35,18 @@ def create_index(
     sample_rate: int = 256,
     max_iters: int = 50,
     seed: int = 42,
-    ivf_centroids: Any = None,
-    pq_codebook: Any = None,
+    ivf_centroids: Optional[MatrixLike] = None,
+    pq_codebook: Optional[MatrixLike] = None,
     fragments: Optional[Iterable[int]] = None,
     num_segments: Optional[int] = None,
     storage_options: Optional[dict[str, str]] = None,
     threads: Optional[int] = None,
     memory_budget: Union[int, str, None] = None,
-    work_dir: Union[str, "os.PathLike[str]", None] = None,
+    work_dir: Optional[PathLike] = None,
     verify: str = "sample",
     restart: bool = False,
     progress: ProgressLike = "auto",
-    report: Union[str, "os.PathLike[str]", None] = None,
+    report: Optional[PathLike] = None,
 ) -> lance.LanceDataset:
     """Builds a vector index and commits it to the table.
 
@@ -123,28 +86,26 @@ def create_index(
         The dataset at the version that has the index.
 
     Raises:
-        ValueError, TypeError: Wrong arguments. No such column: an error that is both a ``ValueError`` and a
+        ValueError: A wrong argument; one of a wrong type is a ``TypeError``, too, a missing column a
             ``KeyError``.
         NotImplementedError: Something that is not built; the message names it.
         pilum.Error: Anything else that the table, the storage or the machine decides. All of the above
             that the C library finds are of this class, too.
         KeyboardInterrupt: After Ctrl-C.
     """
-    given = dict(locals())
-    table = open_table(given.pop("uri"), given.pop("storage_options"))
-    options = _Options(**given)
-    is_managed = table.dataset is not None and managed.is_managed(table.dataset)
-    options.core["leave_commit"] = is_managed
+    table, options, how = _parts(locals())
+    if table.is_managed:
+        options = dataclasses.replace(options, leave_commit=True)
     try:
-        result = _run_build(_core.create_index, table, options, threads, memory_budget, progress)
+        result = _run_build(_core.create_index, table, options, **how)
     except UnsupportedError as error:
-        result = _run_streamed(error, table, options, threads, memory_budget, progress)
-    if is_managed and "transaction" in result:
+        result = _run_streamed(error, table, options, **how)
+    if "transaction" in result:
         assert table.dataset is not None
         managed.commit(table.dataset, result["transaction"])
-        options.core["restart"] = False
         resumed = result["resumed"]
-        result = _run_build(_core.create_index, table, options, threads, memory_budget, None)  # the core finds it in
+        again = dataclasses.replace(options, restart=False)  # the core finds the commit in
+        result = _run_build(_core.create_index, table, again, **{**how, "progress": None})
         result["resumed"] = resumed
     kept = keep(result)
     if report is not None:
@@ -152,90 +113,79 @@ def create_index(
     return table.at(result["version_committed"])
 
 
-def plan_index(
-    uri: TableLike,
-    column: str,
-    index_type: Any,
-    name: Optional[str] = None,
-    *,
-    replace: bool = True,
-    metric: str = "l2",
-    num_partitions: Optional[int] = None,
-    num_sub_vectors: Optional[int] = None,
-    num_bits: int = 8,
-    sample_rate: int = 256,
-    max_iters: int = 50,
-    seed: int = 42,
-    ivf_centroids: Any = None,
-    pq_codebook: Any = None,
-    fragments: Optional[Iterable[int]] = None,
-    num_segments: Optional[int] = None,
-    storage_options: Optional[dict[str, str]] = None,
-    threads: Optional[int] = None,
-    memory_budget: Union[int, str, None] = None,
-    work_dir: Union[str, "os.PathLike[str]", None] = None,
-    verify: str = "sample",
-    restart: bool = False,
-    progress: ProgressLike = None,
-    report: Union[str, "os.PathLike[str]", None] = None,
-) -> Report:
-    """What :func:`create_index` would do with the same arguments: time, memory, bytes, requests, and notes
-    on what it would decide. Touches nothing."""
-    given = dict(locals())
-    table = open_table(given.pop("uri"), given.pop("storage_options"))
-    options = _Options(**given)
+@arguments_of(create_index)
+def plan_index(report: Optional[PathLike], **given: Any) -> Report:
+    """What :func:`create_index` would do with the same arguments, and how long that would take; touches nothing.
+
+    Returns:
+        The plan: ``plan`` (estimates of seconds, memory, bytes and requests, with the keys of a report),
+        ``rows``, ``index``, ``tasks`` and ``notes`` on what was decided. ``report`` names a file for it, too.
+
+    Raises:
+        As ``create_index``, among them MemoryBudgetError, whose message has the smallest budget that would do.
+    """
+    table, options, how = _parts(given)
     try:
-        result = Report(_run_build(_core.plan_index, table, options, threads, memory_budget, progress))
+        result = Report(_run_build(_core.plan_index, table, options, **how))
     except UnsupportedError as error:
-        result = Report(_plan_streamed(error, table, options, threads, memory_budget))
+        result = Report(_plan_streamed(error, table, options, **how))
         warn(f"{error}: the column would be streamed through pylance", StreamWarning)
     if report is not None:
         result.to_json(report)
     return result
 
 
-def _run_build(call: Any, table: Table, options: _Options, threads: Any, memory_budget: Any,
-               progress: ProgressLike) -> dict[str, Any]:
-    answer = run(call, table.reference(), options.core, threads=threads, memory_budget=memory_budget,
-                 progress=progress)
-    result: dict[str, Any] = json.loads(answer)
+def _parts(given: dict[str, Any]) -> tuple[Table, BuildOptions, dict[str, Any]]:
+    """The arguments of a build by what they are about: the table, the index, how to go about it."""
+    given = dict(given)
+    given.pop("report", None)
+    how = {name: given.pop(name) for name in ("threads", "memory_budget", "progress")}
+    uri, storage_options = given.pop("uri"), given.pop("storage_options")
+    options = build_options(**given)
+    return open_table(uri, storage_options), options, how
+
+
+def _run_build(call: Any, table: Table, options: BuildOptions, **how: Any) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(run(call, table.reference(), options.core(), **how))
     return result
 
 
-def _plan_streamed(error: UnsupportedError, table: Table, options: _Options, threads: Any,
-                   memory_budget: Any) -> dict[str, Any]:
+def _plan_streamed(error: UnsupportedError, table: Table, options: BuildOptions, **how: Any) -> dict[str, Any]:
     """The plan with a column read by pylance; ``error`` again, where that is of no help."""
-    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.open(), options.core["column"].decode()):
+    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.open(), options.column.decode()):
         raise error
     try:
-        options.core["column_copy"] = b""
-        return _run_build(_core.plan_index, table, options, threads, memory_budget, None)
+        return _run_build(_core.plan_index, table, dataclasses.replace(options, column_copy=b""),
+                          **{**how, "progress": None})
     except UnsupportedError:
         raise error from None
 
 
-def _run_streamed(error: UnsupportedError, table: Table, options: _Options, threads: Any, memory_budget: Any,
-                  progress: ProgressLike) -> dict[str, Any]:
+def _run_streamed(error: UnsupportedError, table: Table, options: BuildOptions, **how: Any) -> dict[str, Any]:
     """The build of a column that the core refused, with a copy of it that pylance makes."""
-    column = options.core["column"].decode()
-    _plan_streamed(error, table, options, threads, memory_budget)  # nothing is copied for a build that cannot be
+    column = options.column.decode()
+    _plan_streamed(error, table, options, **how)  # nothing is copied for a build that cannot be
     dataset = table.open()
-    todo = stream.pieces(dataset, column, options.core["fragments"])
+    todo = stream.pieces(dataset, column, options.fragments)
     source = stream.Source(table.root, dataset.version, table.branch, table.storage_options, column)
-    work_dir = options.core["work_dir"]
-    folder = stream.local_folder(source, work_dir and os.fsdecode(work_dir), stream.folder_name(source, options.core))
+    work_dir = os.fsdecode(options.work_dir) if options.work_dir else None
+    folder = stream.local_folder(source, work_dir, stream.folder_name(source, options))
     warn(stream.warning_text(error, *stream.size_of(dataset, column, todo), folder), StreamWarning)
     with stream.held(folder):
-        with Display(progress) as display:
+        with Display(how["progress"]) as display:
             stream.copy_column(dataset, column, todo, folder, display.on_progress if display.is_wanted else None)
-        options.core["column_copy"] = os.fsencode(folder)
-        return _run_build(_core.create_index, table.pinned(dataset.version), options, threads, memory_budget, progress)
+        options = dataclasses.replace(options, column_copy=os.fsencode(folder))
+        return _run_build(_core.create_index, table.pinned(dataset.version), options, **how)
 
 
 def optimize_indices(uri: TableLike, index: Optional[str] = None, **options: Any) -> lance.LanceDataset:
     """Would index the fragments that an index does not cover yet, with the index's own model. Not built yet.
 
     Until then ``lance.LanceDataset.optimize.optimize_indices()`` of stock Lance does it.
+
+    Args:
+        uri: Path or URI of the table, or an open dataset.
+        index: Name of the index; all by default.
     """
     raise UnsupportedError(
         "optimize_indices is not built by pilum yet; dataset.optimize.optimize_indices() of Lance works on its indexes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -13,7 +14,8 @@ from pilum._errors import PilumWarning
 from pilum._progress import Display, ProgressLike
 from pilum._values import byte_count, count
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+#: Files between the user's code and a warning; the second one is on the way into a ``with`` block.
+_INNER = (os.path.dirname(os.path.abspath(__file__)), os.path.abspath(contextlib.__file__))
 
 
 def run(
@@ -37,6 +39,6 @@ def run(
 def warn(message: str, kind: type[PilumWarning] = PilumWarning) -> None:
     """A warning of the library, shown at the line of the user's code that made the call."""
     level, frame = 1, sys._getframe(1)
-    while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_HERE):
+    while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_INNER):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, kind, stacklevel=level + 1)

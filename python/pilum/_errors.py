@@ -41,6 +41,10 @@ class ArgumentError(Error, ValueError):
     code, number = "ARG", 1
 
 
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of a wrong type. A ``ValueError`` too, which lance_ray raises for some of them."""
+
+
 class OutOfMemoryError(Error, MemoryError):
     """The machine has no memory left."""
 

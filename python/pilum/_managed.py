@@ -17,11 +17,6 @@ from pilum._errors import ConflictError, IndexExistsError
 _DETAILS = "/lance.index.pb.VectorIndexDetails"
 
 
-def is_managed(dataset: lance.LanceDataset) -> bool:
-    """Does a namespace manage the versions of this table?"""
-    return bool(getattr(dataset, "_namespace_client_managed_versioning", False))
-
-
 def commit(dataset: lance.LanceDataset, made: dict[str, Any]) -> lance.LanceDataset:
     """Commits what ``leave_commit`` left, on top of the latest version; the dataset at its new version."""
     latest = lance.dataset(namespace_client=dataset._namespace_client, table_id=dataset._table_id,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Optional, Union
 
-from pilum._errors import ArgumentError
+from pilum._errors import ArgumentError, ArgumentTypeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Display:
 
     def __init__(self, wanted: ProgressLike = "auto") -> None:
         self._callback = wanted if callable(wanted) else None
-        self._style = "none" if callable(wanted) else _style(wanted)
+        self._style = "none" if callable(wanted) else style_of(wanted, elsewhere="none")
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._told = ("", 0.0)
@@ -96,18 +96,19 @@ class Display:
             print(f"{p.phase}: {_amount(p)}{', ' + p.detail if p.detail else ''}", file=sys.stderr, flush=True)
 
 
-def _style(wanted: Any) -> str:
+def style_of(wanted: Any, elsewhere: str) -> str:
+    """One of the styles but ``auto``, which is a bar where somebody looks and ``elsewhere`` elsewhere."""
     if wanted is None or wanted is False:
         return "none"
     if wanted is True:
         return "bar"
     if not isinstance(wanted, str):
-        raise TypeError(f"progress is a {type(wanted).__name__}, expected a str, a bool or a function")
+        raise ArgumentTypeError(f"progress is a {type(wanted).__name__}, expected a str, a bool or a function")
     if wanted not in _STYLES:
         raise ArgumentError(f"progress is {wanted!r}, expected one of {', '.join(_STYLES)}")
     if wanted != "auto":
         return wanted
-    return "bar" if _is_interactive() else "none"
+    return "bar" if _is_interactive() else elsewhere
 
 
 def _is_interactive() -> bool:

@@ -24,6 +24,7 @@ from lance.file import LanceFileReader, LanceFileWriter
 
 from pilum._columns import field_ids, names_of, values_of, vector_type
 from pilum._errors import CorruptError, UnsupportedError
+from pilum._options import BuildOptions
 
 _BATCH_BYTES = 4 << 20
 _IO_BYTES = 32 << 20  #: what pylance may read ahead
@@ -67,7 +68,7 @@ def is_reachable(uri: str) -> bool:
     return "://" not in uri or uri.startswith(("s3://", "file://"))
 
 
-def pieces(dataset: lance.LanceDataset, column: str, fragments: Optional[list[int]] = None) -> list[Piece]:
+def pieces(dataset: lance.LanceDataset, column: str, fragments: Optional[tuple[int, ...]] = None) -> list[Piece]:
     ids = field_ids(dataset.lance_schema, column)
     found = []
     for fragment in dataset.get_fragments():
@@ -143,9 +144,9 @@ def _is_local(path: str) -> bool:
     return "://" not in path
 
 
-def folder_name(source: Source, options: dict[str, Any]) -> str:
+def folder_name(source: Source, options: BuildOptions) -> str:
     """One folder for each build: who shapes the index differently has a copy of his own."""
-    text = repr((source.uri, source.branch, [options.get(key) for key in _SHAPING]))
+    text = repr((source.uri, source.branch, [getattr(options, name) for name in _SHAPING]))
     return "column-" + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any, Optional, Union
@@ -18,7 +19,7 @@ from pilum._errors import ArgumentError, StreamWarning, UnsupportedError
 from pilum._progress import ProgressLike
 from pilum._report import Report
 from pilum._tables import Table, TableLike, open_table, text
-from pilum._values import count
+from pilum._values import count, flag
 
 
 def search(
@@ -41,14 +42,18 @@ def search(
     For trying an index out; to fetch other columns, or for many queries, use ``dataset.to_table(nearest=...)``.
 
     Args:
-        uri: Path or URI of the table, or an open dataset.
+        uri: Path or URI of the table, or an open dataset: its version, branch and storage options count.
         column: The column of vectors.
         q: The query vector; or ``None``, and ``rowid`` names the row whose vector is the query.
         k: Rows to return.
         nprobes: Partitions to look into.
         refine_factor: Fetch this times ``k`` rows and sort them by their exact distances.
         exact: Compare with every row, without an index.
+        rowid: The row, by its row id.
         index: Name of the index; the column's by default.
+        storage_options: As for ``lance.dataset``; a dataset's own by default.
+        threads: All processors by default.
+        memory_budget: Bytes or a text such as ``"4GiB"``; half of what there is by default.
 
     Returns:
         Columns ``_rowid`` (uint64) and ``_distance`` (float32), nearest first; ``nprobes``, ``rows_scanned``
@@ -64,12 +69,16 @@ def search(
         "k": count(k, "k"),
         "nprobes": count(nprobes, "nprobes"),
         "refine_factor": count(refine_factor, "refine_factor"),
-        "exact": bool(exact),
+        "exact": flag(exact, "exact"),
     }
-    rowids, distances, probed, scanned, seconds = run(
-        _core.search, open_table(uri, storage_options).reference(), options, threads=threads,
-        memory_budget=memory_budget,
-    )
+    table = open_table(uri, storage_options)
+    how = {"threads": threads, "memory_budget": memory_budget}
+    try:
+        found = run(_core.search, table.reference(), options, **how)
+    except UnsupportedError as error:
+        with _copy_of(table, column, error) as (pinned, folder):
+            found = run(_core.search, pinned.reference(), {**options, "column_copy": folder}, **how)
+    rowids, distances, probed, scanned, seconds = found
     facts = {"nprobes": str(probed), "rows_scanned": str(scanned), "seconds": f"{seconds:.6f}"}
     return pa.table(
         [np.frombuffer(rowids or b"", np.uint64), np.frombuffer(distances or b"", np.float32)],
@@ -101,48 +110,84 @@ def verify_index(
     """Checks a committed index against its table; what is wrong is in ``report["problems"]``, nothing is raised.
 
     Args:
-        index: Its name.
+        uri: Path or URI of the table, or an open dataset: its version, branch and storage options count.
+        index: Name of the index.
         full: Every row, not a sample.
         queries: For the estimate of recall; 0: none.
+        storage_options: As for ``lance.dataset``; a dataset's own by default.
+        threads: All processors by default.
+        memory_budget: Bytes or a text such as ``"4GiB"``; half of what there is by default.
+        progress: As for :func:`pilum.create_index`.
+
+    Returns:
+        ``index``, ``checked_rows``, ``problems`` (each with ``kind``, ``rowid``, ``where``, ``seen`` and ``expected``; at
+        most 100 of ``n_problems``), ``misfiled``, ``recall_at_10``.
     """
     name = text(index, "index")
     if not name:
         raise ArgumentError("index is empty, expected the name of an index")
     table = open_table(uri, storage_options)
-    wanted = (name, bool(full), count(queries, "queries", 0))
+    wanted = (name, flag(full, "full"), count(queries, "queries", 0))
     how = {"threads": threads, "memory_budget": memory_budget, "progress": progress}
     try:
         answer, _ = run(_core.verify_index, table.reference(), *wanted, **how)
     except UnsupportedError as error:
-        with _copy_of(table, index, error) as (pinned, folder):
-            answer, _ = run(_core.verify_index, pinned.reference(), *wanted, folder, **how)
+        with _copy_of(table, _column_of(table, index, error), error) as (pinned, folder):
+            answer, _ = run(_core.verify_index, pinned.reference(), *wanted, os.fsdecode(folder), **how)
     return Report(json.loads(answer))
 
 
-@contextlib.contextmanager
-def _copy_of(table: Table, index: str, error: UnsupportedError) -> Iterator[tuple[Table, str]]:
-    """A copy of the column of an index that the core refused to read; ``error`` again where there can be none."""
+def _column_of(table: Table, index: str, error: UnsupportedError) -> str:
+    """The column that an index is on; ``error`` again where there is none."""
     if not stream.is_reachable(table.root):
         raise error
-    dataset = table.open()
-    columns = [d.field_names for d in dataset.describe_indices() if d.name == index]
-    if not columns or len(columns[0]) != 1 or not stream.can_be_streamed(dataset, columns[0][0]):
+    columns = [d.field_names for d in table.open().describe_indices() if d.name == index]
+    if not columns or len(columns[0]) != 1:
         raise error
-    column = columns[0][0]
+    return columns[0][0]
+
+
+@contextlib.contextmanager
+def _copy_of(table: Table, column: str, error: UnsupportedError) -> Iterator[tuple[Table, bytes]]:
+    """A copy of a column that the core refused to read; ``error`` again where there can be none."""
+    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.open(), column):
+        raise error
+    dataset = table.open()
     todo = stream.pieces(dataset, column)
     with tempfile.TemporaryDirectory(prefix="pilum-column-") as folder:
         warn(stream.warning_text(error, *stream.size_of(dataset, column, todo), folder), StreamWarning)
         stream.copy_column(dataset, column, todo, folder, None)
-        yield table.pinned(dataset.version), folder
+        yield table.pinned(dataset.version), os.fsencode(folder)
 
 
 def inspect(
     uri: TableLike, index: Optional[str] = None, *, storage_options: Optional[dict[str, str]] = None
 ) -> Report:
-    """The table, its vector indexes, their segments and partition sizes; ``index`` picks one by name."""
+    """The table, its vector indexes, their segments and partition sizes.
+
+    Args:
+        uri: Path or URI of the table, or an open dataset: its version, branch and storage options count.
+        index: Name of the only index to look at.
+        storage_options: As for ``lance.dataset``; a dataset's own by default.
+
+    Returns:
+        ``table``, ``version``, ``rows``, ``fragments``, ``columns``, ``indexes``.
+    """
+    if text(index, "index") == b"":
+        raise ArgumentError("index is empty, expected the name of an index, or None for all")
     return Report(json.loads(run(_core.inspect, open_table(uri, storage_options).reference(), index)))
 
 
 def gc(uri: TableLike, *, remove: bool = False, storage_options: Optional[dict[str, str]] = None) -> Report:
-    """Job folders of builds that no process works on; with ``remove`` they are deleted, unfinished ones too."""
-    return Report(json.loads(run(_core.gc, open_table(uri, storage_options).reference(), bool(remove))))
+    """Job folders of builds that no process works on.
+
+    Args:
+        uri: Path or URI of the table, or an open dataset.
+        remove: Delete them, those of unfinished builds too.
+        storage_options: As for ``lance.dataset``; a dataset's own by default.
+
+    Returns:
+        ``jobs``: what there is, or was until now.
+    """
+    removed = flag(remove, "remove")
+    return Report(json.loads(run(_core.gc, open_table(uri, storage_options).reference(), removed)))

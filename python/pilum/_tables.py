@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 import lance
 
-from pilum._errors import ArgumentError
+from pilum._errors import ArgumentError, ArgumentTypeError
 
 TableLike = Union[str, "os.PathLike[str]", lance.LanceDataset]
 
@@ -33,6 +33,11 @@ class Table:
             options += [str(key).encode(), str(value).encode()]
         return os.fsencode(self.root), self.version, self.branch, tuple(options)
 
+    @property
+    def is_managed(self) -> bool:
+        """Does a namespace manage the versions of this table? Then pylance commits there."""
+        return bool(getattr(self.dataset, "_namespace_client_managed_versioning", False))
+
     def pinned(self, version: int) -> Table:
         """The same table at a version."""
         return dataclasses.replace(self, version=version)
@@ -43,8 +48,8 @@ class Table:
             return self.dataset
         return lance.dataset(self.root, storage_options=self.storage_options or None)
 
-    def at(self, version: int) -> lance.LanceDataset:
-        """The dataset at a version; sessions and settings of a given dataset are kept."""
+    def at(self, version: Optional[int]) -> lance.LanceDataset:
+        """The dataset at a version, None: the latest; sessions and settings of a given dataset are kept."""
         if self.dataset is not None:
             dataset = copy.copy(self.dataset)
             if getattr(dataset, "_namespace_client_managed_versioning", False):
@@ -62,7 +67,8 @@ def open_table(table: TableLike, storage_options: Optional[dict[str, str]] = Non
     try:
         uri = os.fspath(table)
     except TypeError:
-        raise TypeError(f"table is a {type(table).__name__}, expected a path, a URI or a lance.LanceDataset") from None
+        kind = type(table).__name__
+        raise ArgumentTypeError(f"table is a {kind}, expected a path, a URI or a lance.LanceDataset") from None
     if not isinstance(uri, str) or not uri:
         raise ArgumentError(f"table is {uri!r}, expected a path or a URI")
     if "/tree/" in uri:  # perhaps a branch; lance knows
@@ -88,7 +94,7 @@ def _from_dataset(dataset: lance.LanceDataset, version: int, storage_options: Op
 
 def _options_of(dataset: lance.LanceDataset, given: Optional[dict[str, str]]) -> dict[str, str]:
     """Given options; else the dataset's own, fresh from its namespace where there is one."""
-    if given is not None:
+    if given:
         return dict(given)
     if getattr(dataset, "_namespace_client", None) is not None:
         latest = dataset._ds.latest_storage_options()
@@ -132,7 +138,7 @@ def text(value: Any, name: str) -> Optional[bytes]:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a str")
+        raise ArgumentTypeError(f"{name} is a {type(value).__name__}, expected a str")
     if "\0" in value:
         raise ArgumentError(f"{name} holds a NUL character")
     return value.encode()

@@ -186,6 +186,7 @@ static int parse_search(PyObject *dict, struct plm_search_options *o)
         o->dim = (size_t)n_bytes / sizeof(float);
     }
     return plm_py_get_text(dict, "column", &o->column) || plm_py_get_text(dict, "index", &o->index) ||
+                   plm_py_get_text(dict, "column_copy", &o->column_copy) ||
                    plm_py_get_u64(dict, "rowid", UINT64_MAX, &o->rowid) ||
                    plm_py_get_u32(dict, "k", &o->k) || plm_py_get_u32(dict, "nprobes", &o->nprobes) ||
                    plm_py_get_u32(dict, "refine_factor", &o->refine_factor) ||

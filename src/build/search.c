@@ -324,6 +324,7 @@ static void job_close(struct plm_search_job *job)
     plm_free(ctx, job->covered);
     plm_free(ctx, job->query);
     plm_free(ctx, job->metas);
+    plm_store_close(job->copy);
     plm_table_close(&job->table);
 }
 
@@ -335,6 +336,8 @@ static enum plm_code job_open(struct plm_search_job *job, const struct plm_table
     PLM_TRY(plm_check_cancel(job->ctx, err));
     PLM_TRY(plm_table_open(job->ctx, ref, &job->table, err));
     PLM_TRY(plm_manifest_find_column(&job->table.manifest, job->options->column, &job->column, err));
+    if (job->options->column_copy)
+        PLM_TRY(plm_store_open(job->ctx, job->options->column_copy, ref->storage_options, &job->copy, err));
     PLM_TRY(choose_index(job, err));
     PLM_TRY(plm_calloc(job->ctx, &job->searchers, job->ctx->threads, sizeof(*job->searchers), err));
     if (job->n_metas && job->options->exact)

@@ -15,6 +15,15 @@ struct exact_scan {
     struct plm_top *rows; /* of a rescore */
 };
 
+static enum plm_code open_source(struct plm_search_job *job, const uint64_t *fragments, size_t n_fragments,
+                                 struct plm_source *out, struct plm_err *err)
+{
+    if (job->copy)
+        return plm_source_open_copy(&job->table.manifest, &job->column, fragments, n_fragments,
+                                    job->copy, out, err);
+    return plm_source_open(&job->table.manifest, &job->column, fragments, n_fragments, out, err);
+}
+
 /* ---- every row of some fragments ------------------------------------------------------ */
 
 static enum plm_code scan_rows(void *arg, size_t task, unsigned worker, struct plm_err *err)
@@ -45,8 +54,7 @@ enum plm_code plm_search_exact(struct plm_search_job *job, const uint64_t *fragm
     struct plm_source source = {0};
     struct exact_scan scan = {.job = job, .source = &source};
 
-    PLM_TRY(plm_source_open(&job->table.manifest, &job->column, fragments, n_fragments, &source,
-                            err));
+    PLM_TRY(open_source(job, fragments, n_fragments, &source, err));
     scan.rows_per_task = plm_batch_rows(&source, SCAN_BYTES);
     uint64_t n_tasks = source.n_live / scan.rows_per_task + (source.n_live % scan.rows_per_task != 0);
     PLM_TRY(plm_parallel(job->ctx, (size_t)n_tasks, scan_rows, &scan, err));
@@ -90,7 +98,7 @@ static enum plm_code open_source_of(struct plm_search_job *job, const uint64_t *
     size_t n_fragments = 0;
 
     PLM_TRY(fragments_of(job, rowids, n, &fragments, &n_fragments, err));
-    PLM_TRY(plm_source_open(&job->table.manifest, &job->column, fragments, n_fragments, out, err));
+    PLM_TRY(open_source(job, fragments, n_fragments, out, err));
 done:
     plm_free(job->ctx, fragments);
     return rc;

@@ -26,6 +26,7 @@ struct plm_search_job {
     const struct plm_search_options *options;
     struct plm_table table;
     struct plm_column column;
+    struct plm_store *copy;              /* of the column, made by the caller; NULL: the table's own */
     const struct plm_index_meta **metas; /* [n_metas] segments of the index; none: exact scan */
     size_t n_metas;
     enum plm_metric metric;

@@ -74,8 +74,9 @@ def test_same_bytes(tmp_path, kind, index_type):
     q = ds.take([0], columns={"v": column})["v"].to_pylist()[0]
     hits = ds.to_table(columns=["id"], nearest={"column": column, "q": q, "k": 1, "nprobes": 5, "refine_factor": 50})
     assert hits["id"].to_pylist() == [0]
-    with pytest.warns(pilum.StreamWarning):
+    with pytest.warns(pilum.StreamWarning) as caught:
         report = pilum.verify_index(refused, name, full=True)
+    assert caught[0].filename == __file__
     assert report["problems"] == [] and report["checked_rows"] > 2_000
 
 
@@ -192,3 +193,50 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
                           text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 130
+
+
+def found(table, column, name, **how):
+    hits = pilum.search(table, column, index=None if how.get("exact") else name, **how)
+    return hits.to_pydict()
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_search(tmp_path, kind):
+    """By codes alone nothing is read; exact, refined, by a row and over rows without index the column is streamed."""
+    column, refused, plain = pair(tmp_path, kind, vectors())
+    with pytest.warns(pilum.StreamWarning):
+        pilum.create_index(refused, column, "IVF_PQ", num_partitions=5, num_sub_vectors=6, fragments=[0, 1, 2])
+    pilum.create_index(plain, column, "IVF_PQ", num_partitions=5, num_sub_vectors=6, fragments=[0, 1, 2])
+    name, q = f"{column}_idx", make_vectors(1, DIM, seed=5)[0]
+    for how in ({"q": q, "exact": True}, {"q": q, "k": 7, "nprobes": 2}, {"q": q, "k": 7, "nprobes": 5, "refine_factor": 4},
+                {"rowid": (3 << 32) + 1, "k": 5, "exact": True}, {"rowid": 1, "k": 5, "refine_factor": 2}):
+        with pytest.warns(pilum.StreamWarning, match="streamed through pylance") as caught:
+            theirs = found(refused, column, name, **how)
+        assert caught[0].filename == __file__
+        assert theirs == found(plain, column, name, **how) and len(theirs["_rowid"]) == how.get("k", 10)
+    if kind == "packed in 2.0":
+        return  # stock Lance misreads a part of such a struct
+    dataset = lance.dataset(str(refused))
+    stock = dataset.to_table(columns=[], with_row_id=True,
+                             nearest={"column": column, "q": q, "k": 10, "use_index": False})
+    with pytest.warns(pilum.StreamWarning):
+        assert found(dataset, column, name, q=q, exact=True)["_rowid"] == stock["_rowid"].to_pylist()
+
+
+def test_search_by_codes_alone_streams_nothing(tmp_path):
+    column, refused, _ = pair(tmp_path, "2.3", vectors())
+    with pytest.warns(pilum.StreamWarning):
+        pilum.create_index(refused, column, "IVF_SQ", num_partitions=5)
+    q = make_vectors(1, DIM, seed=5)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(pilum.search(refused, column, q, k=5, nprobes=5)) == 5
+
+
+def test_search_of_what_no_stream_can_help(tmp_path):
+    bytes_ = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(ROWS * 8, np.uint8)), 8)
+    lance.write_dataset(pa.table({"vec": bytes_}), str(tmp_path / "u8.lance"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NotImplementedError, match="uint8"):
+            pilum.search(tmp_path / "u8.lance", "vec", np.zeros(8, np.float32), exact=True)

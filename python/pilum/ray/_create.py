@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, Union
 
 import lance
 import ray
@@ -22,10 +22,13 @@ from pilum._errors import (
     StorageError,
     UnsupportedError,
 )
-from pilum._managed import commit, is_managed
+from pilum._managed import commit
+from pilum._options import BuildOptions
+from pilum._report import keep
+from pilum._tables import Table, TableLike
+from pilum._values import IndexType, MatrixLike, PathLike, build_options, byte_count, count
 from pilum.ray import _arguments as arguments
 from pilum.ray._build import Build, Driver
-from pilum.ray._matrices import with_matrices
 from pilum.ray._pool import Pool
 from pilum.ray._progress import Event, View
 from pilum.ray._resources import number_of_workers, worker_size
@@ -38,64 +41,86 @@ _FAMILIES = (("scalar", "avx2", "avx512"), ("scalar", "neon"))
 
 
 def create_index(
-    uri: str | os.PathLike[str] | lance.LanceDataset | None = None,
+    uri: Optional[TableLike] = None,
     column: str = "",
-    index_type: Any = "",
-    name: str | None = None,
+    index_type: IndexType = "",
+    name: Optional[str] = None,
     *,
     replace: bool = True,
     num_workers: int = 4,
-    num_segments: int | None = None,
-    storage_options: dict[str, str] | None = None,
-    block_size: int | None = None,
-    namespace_impl: str | None = None,
-    namespace_properties: dict[str, str] | None = None,
-    table_id: list[str] | None = None,
-    ray_remote_args: dict[str, Any] | None = None,
+    num_segments: Optional[int] = None,
+    storage_options: Optional[dict[str, str]] = None,
+    block_size: Optional[int] = None,
+    namespace_impl: Optional[str] = None,
+    namespace_properties: Optional[dict[str, str]] = None,
+    table_id: Optional[list[str]] = None,
+    ray_remote_args: Optional[dict[str, Any]] = None,
     metric: str = "l2",
-    num_partitions: int | None = None,
-    num_sub_vectors: int | None = None,
+    num_partitions: Optional[int] = None,
+    num_sub_vectors: Optional[int] = None,
     sample_rate: int = 256,
-    ivf_centroids: Any = None,
-    pq_codebook: Any = None,
-    rabitq_model: str | None = None,
+    ivf_centroids: Optional[MatrixLike] = None,
+    pq_codebook: Optional[MatrixLike] = None,
+    rabitq_model: Optional[str] = None,
     num_bits: int = 8,
-    max_iters: int | None = 50,
+    max_iters: int = 50,
     seed: int = 42,
-    fragments: list[int] | None = None,
-    threads: int | None = None,
-    memory_budget: int | str | None = None,
-    work_dir: str | os.PathLike[str] | None = None,
+    fragments: Optional[Iterable[int]] = None,
+    threads: Optional[int] = None,
+    memory_budget: Union[int, str, None] = None,
+    work_dir: Optional[PathLike] = None,
     verify: str = "sample",
-    progress: str | Callable[[Event], None] = "auto",
-    report: str | os.PathLike[str] | None = None,
     restart: bool = False,
+    progress: Union[str, bool, None, Callable[[Event], Any]] = "auto",
+    report: Optional[PathLike] = None,
     **kwargs: Any,
 ) -> lance.LanceDataset:
     """Builds a vector index with Ray workers and commits it.
 
     The arguments up to ``rabitq_model`` are those of ``lance_ray.create_index`` 0.5, in its order; the
-    others are pilum's own. Differences: the index is one compact segment unless ``num_segments`` asks for
-    more, and a table with fewer rows than ``sample_rate * num_partitions`` is trained on all of them.
+    others are pilum's own, as :func:`pilum.create_index` has them. Differences: the index is one compact segment
+    unless ``num_segments`` asks for more, given models are used, and a table with fewer rows than
+    ``sample_rate * num_partitions`` is trained on all of them.
+
+    A build that was interrupted is carried on by the same call. The report is at :func:`pilum.last_report`.
 
     Args:
-        uri: Path or URI of the table, or an open dataset (its version, branch and storage options count).
+        uri: Path or URI of the table, or an open dataset: its version, branch and storage options count.
             ``None``: ``namespace_impl`` and ``table_id`` name the table.
-        column: The vector column.
-        index_type: ``IVF_FLAT``, ``IVF_SQ`` or ``IVF_PQ``, as text in any case or an enum.
+        column: The column of vectors. ``s.vec`` names a nested one; a dot in a name goes into backticks.
+        index_type: ``IVF_FLAT``, ``IVF_SQ`` or ``IVF_PQ``, as text in either case or as an enum.
         name: Of the index; ``<column>_idx`` by default.
-        replace: ``False``: an index of this name is an error.
+        replace: ``False``: an index of that name is an error.
         num_workers: Ray actors that do the work. With fewer free processors they share them.
+        num_segments: Index segments to commit; one by default.
+        storage_options: As for ``lance.dataset``; a dataset's own by default.
+        block_size: Bytes that pylance reads at once on the driver.
+        namespace_impl: Kind of the namespace that knows the table, such as ``dir`` or ``rest``.
+        namespace_properties: What connects to it.
+        table_id: Name of the table in it. A namespace that manages versions gets the commit, through pylance.
         ray_remote_args: Options of the actors; ``num_cpus`` is also the number of threads of each, and
             ``memory`` bounds its memory budget.
-        ivf_centroids, pq_codebook: Used as they are instead of being trained.
-        threads, memory_budget: Of each worker, where Ray's resources are not to decide.
+        metric: ``l2`` (or ``euclidean``), ``cosine`` or ``dot``, in any case.
+        num_partitions: By default the root of the number of rows.
+        num_sub_vectors: PQ; by default dimension / 16 if that divides, else / 8.
+        sample_rate: Training rows for each partition.
+        ivf_centroids: ``[K, D]``, used as given instead of being trained: numpy, or an Arrow array of
+            fixed-size lists.
+        pq_codebook: ``[M, 2^bits, D/M]``, used as given instead of being trained.
+        rabitq_model: For IVF_RQ, which is not built yet.
+        num_bits: PQ bits of a code: 8 or 4.
+        max_iters: Most passes of each k-means.
+        seed: Same seed, same table, same options: same bytes, whatever the workers.
+        fragments: Ids of the fragments to index; all by default.
+        threads: Of each worker; by default what ``num_cpus`` or Ray's resources give it.
+        memory_budget: Of each worker: bytes or a text such as ``"4GiB"``; by default from Ray's resources.
         work_dir: A folder on the nodes' own disks, for samples that exceed the memory budget; by default
             ``$PILUM_SPILL_DIR`` or the temporary folder.
         verify: ``none``, ``sample`` or ``full``: what is checked before the commit.
-        progress: ``auto``, ``bar``, ``plain``, ``json``, ``none``, or a function that is given each event.
-        report: Where to write the report as JSON.
         restart: Throw an unfinished build of the same index away instead of carrying it on.
+        progress: ``auto`` (a bar on terminals and in notebooks, else JSON lines), ``bar``, ``plain``, ``json``,
+            ``none``, a bool, or a function that is given each event, a dict. What it raises ends the call.
+        report: A file to write the report to, as JSON.
         kwargs: Options that tune how Lance goes about it (``shuffle_partition_batches`` and the like) are taken
             and have no effect, which is logged.
 
@@ -103,75 +128,58 @@ def create_index(
         The dataset at its new version.
 
     Raises:
-        ValueError, TypeError: Wrong arguments.
+        ValueError: A wrong argument; one of a wrong type is a ``TypeError``, too, a missing column a
+            ``KeyError``.
         NotImplementedError: Something that is not built yet; the message names it.
-        pilum.Error: Anything else that storage, table or workers decide. The same call carries on.
+        pilum.Error: Anything else that storage, table or workers decide. The same call carries on. All of the
+            above are of this class, too, but for unknown arguments.
     """
-    if not column:
-        raise ValueError("column must not be empty")
-    arguments.check_counts(num_workers, num_segments, sample_rate, block_size, num_partitions)
-    type_name = arguments.index_type_name(index_type)
-    metric_name = arguments.metric_name(metric)
+    n_workers = count(num_workers, "num_workers") or 1
     arguments.check_others(kwargs)
+    arguments.check_remote_args(ray_remote_args)
     if rabitq_model is not None:
-        raise NotImplementedError("rabitq_model is for IVF_RQ, which pilum does not build yet")
-    if verify not in ("none", "sample", "full"):
-        raise ValueError(f"verify is {verify!r}, expected none, sample or full")
+        raise UnsupportedError("rabitq_model is for IVF_RQ, which pilum does not build yet")
+    count(sample_rate, "sample_rate", 2)  # as in lance_ray; one row a partition is no sample
+    options = build_options(
+        column=column, index_type=index_type, name=name, replace=replace, metric=metric,
+        num_partitions=num_partitions, num_sub_vectors=num_sub_vectors, num_bits=num_bits, sample_rate=sample_rate,
+        max_iters=max_iters, seed=seed, ivf_centroids=ivf_centroids, pq_codebook=pq_codebook, fragments=fragments,
+        num_segments=num_segments, work_dir=work_dir, verify=verify, restart=restart,
+    )
+    engine = Engine(n_workers, ray_remote_args, count(threads, "threads", most=4096), byte_count(memory_budget) or None,
+                    None if work_dir is None else os.fspath(work_dir), verify)
+    view = View(progress)
     table = arguments.open_table(uri, storage_options, block_size, namespace_impl, namespace_properties, table_id)
-    dimension = arguments.dimension_of(arguments.find_field(table.dataset.schema, column))
-    index_name = name if name is not None else f"{column}_idx"
-    if not replace and any(index.name == index_name for index in table.dataset.describe_indices()):
-        raise ValueError(f"an index named {index_name!r} exists; replace=True would replace it")
-    if not table.dataset.get_fragments():
-        raise ValueError("nothing to index: the table has no fragments")
-    if type_name == "IVF_PQ" and pq_codebook is None:
-        arguments.check_sub_vectors(num_sub_vectors, dimension)
-
-    centroids = arguments.centroids_matrix(ivf_centroids, dimension)
-    codebook = arguments.codebook_matrix(pq_codebook, dimension, num_sub_vectors, num_bits)
-    if num_partitions is None and centroids is None:
-        num_partitions = arguments.default_partitions(table.dataset.count_rows())
-    options = {
-        "column": column.encode(),
-        "type": type_name.encode(),
-        "name": None if name is None else name.encode(),
-        "metric": metric_name.encode(),
-        "num_partitions": num_partitions or 0,
-        "num_sub_vectors": num_sub_vectors if type_name == "IVF_PQ" and num_sub_vectors else 0,
-        "num_bits": num_bits,
-        "sample_rate": sample_rate,
-        "max_iters": 50 if max_iters is None else max_iters,
-        "seed": seed,
-        "num_segments": num_segments or 1,
-        "replace": replace,
-        "verify": verify.encode(),
-        "restart": restart,
-        "fragments": None if fragments is None else tuple(fragments),
-        "ivf_centroids": centroids,
-        "pq_codebook": codebook if type_name == "IVF_PQ" else None,
-    }
-    view = View("none", progress) if callable(progress) else View(progress)
-    engine = (num_workers, ray_remote_args, threads, _bytes(memory_budget),
-              None if work_dir is None else os.fspath(work_dir), verify)
+    dataset = table.open()
+    arguments.check_against(dataset, options)
+    options = dataclasses.replace(
+        options, work_dir=None,  # it is a folder of each worker's own
+        num_sub_vectors=options.num_sub_vectors if options.type == b"IVF_PQ" else None,
+        pq_codebook=options.pq_codebook if options.type == b"IVF_PQ" else None,
+    )
+    if options.num_partitions is None and options.ivf_centroids is None:
+        options = dataclasses.replace(options, num_partitions=arguments.default_partitions(dataset.count_rows()))
     try:
-        result = _run(table, options, view, *engine)
+        result = _run(table, options, view, engine)
     except UnsupportedError as error:
-        options = copied_column(error, table, options, num_workers, view)
-        result = _run(dataclasses.replace(table, version=table.dataset.version), options, view, *engine)
-    _keep_report(result, report)
-    return table.reopen()
+        options = copied_column(error, table, options, n_workers, view)
+        result = _run(table.pinned(dataset.version), options, view, engine)
+    kept = keep(result)
+    if report is not None:
+        kept.to_json(report)
+    return table.at(None)
 
 
-def _bytes(budget: int | str | None) -> int | None:
-    """``4GiB``, ``512MB`` or a number of bytes."""
-    if budget is None or isinstance(budget, int):
-        return budget
-    text = budget.strip().lower().removesuffix("ib").removesuffix("b")
-    scale = {"k": 10, "m": 20, "g": 30, "t": 40}.get(text[-1:], 0)
-    try:
-        return int(float(text[:-1] if scale else text) * (1 << scale))
-    except ValueError:
-        raise ValueError(f"memory_budget is {budget!r}, expected bytes or a text like 4GiB") from None
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """How many workers of which size, as they were asked for."""
+
+    num_workers: int
+    ray_remote_args: dict[str, Any] | None
+    threads: int | None
+    memory_budget: int | None
+    spill_dir: str | None
+    verify: str
 
 
 def _lowest_kernels(workers: list[dict[str, Any]]) -> str:
@@ -190,17 +198,14 @@ def _check_versions(workers: list[dict[str, Any]]) -> None:
         raise RuntimeError(f"workers run pilum {', '.join(sorted(others))}, the driver {_core.__version__}")
 
 
-def _run(table: arguments.Table, options: dict[str, Any], view: View, num_workers: int,
-         ray_remote_args: dict[str, Any] | None, threads: int | None, memory_budget: int | None,
-         work_dir: str | None, verify: str) -> dict[str, Any]:
+def _run(table: Table, options: BuildOptions, view: View, engine: Engine) -> dict[str, Any]:
     began, cpu = time.monotonic(), time.process_time()
     if not ray.is_initialized():
         ray.init()
-    n = number_of_workers(num_workers)
-    size = worker_size(n, ray_remote_args, memory_budget, threads)
-    managed = is_managed(table.dataset)
+    n = number_of_workers(engine.num_workers)
+    size = worker_size(n, engine.ray_remote_args, engine.memory_budget, engine.threads)
     view.begin("plan", 0, "fragments", "starting workers")
-    pool = Pool(n, size, work_dir, view.tick if view.is_wanted else None)
+    pool = Pool(n, size, engine.spill_dir, view.tick if view.is_wanted else None)
     try:
         workers = pool.first_hellos()
         _check_versions(workers)
@@ -210,23 +215,23 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
             simd=_lowest_kernels(workers),
             warn=lambda text: logger.warning("%s", text),
         )
-        own = with_matrices(options)
-        dist, committed = _core.dist_open(context, table.reference(), own.options, n)
+        dist, committed = _core.dist_open(context, table.reference(), options.core(), n)
         driver = Driver(dist)
         try:
             if committed:
                 return driver.json("finish_committed")
             facts, plan = driver.json("facts"), driver("plan")
-            worker_options = ray.put({**options, "restart": False})
-            pool.join(table.reference(facts["version"]), worker_options, plan, facts["kernels"])
-            result = Build(driver, pool, view).run(verify, "publish" if managed else "finish")
+            worker_options = ray.put(dataclasses.replace(options, restart=False))
+            pool.join(table.pinned(facts["version"]).reference(), worker_options, plan, facts["kernels"])
+            end = "publish" if table.is_managed else "finish"
+            result = Build(driver, pool, view).run(engine.verify, end)
         except (ConflictError, NotFoundError, StorageError, StorageBusyError) as error:
             _blame_the_first(table, json.loads(plan), error)
             raise
         finally:
             dist.close()
-        if managed:
-            result = _commit_by_namespace(table, context, own.options, n, result)
+        if table.is_managed:
+            result = _commit_by_namespace(table, context, options, n, result)
         result["ray"] = _ray_report(pool, size, time.monotonic() - began, time.process_time() - cpu)
         peaks = [w["peak_rss_bytes"] for w in result["ray"]["workers"]]
         result["resources"]["peak_rss_bytes"] = max([result["resources"]["peak_rss_bytes"], *peaks])
@@ -236,11 +241,11 @@ def _run(table: arguments.Table, options: dict[str, Any], view: View, num_worker
         pool.close()
 
 
-def _blame_the_first(table: arguments.Table, plan: dict[str, Any], error: Exception) -> None:
+def _blame_the_first(table: Table, plan: dict[str, Any], error: Exception) -> None:
     """Two drivers may share a job in S3. The files of the one that is slower go when the other one is done."""
     if "://" not in table.root:
         return
-    dataset = table.reopen()
+    dataset = table.at(None)
     segments = {segment.uuid for index in dataset.describe_indices() for segment in index.segments}
     if segments & set(plan["segments"]):
         raise ConflictError(
@@ -248,11 +253,12 @@ def _blame_the_first(table: arguments.Table, plan: dict[str, Any], error: Except
         ) from error
 
 
-def _commit_by_namespace(table: arguments.Table, context: Any, options: dict[str, Any], n_workers: int,
+def _commit_by_namespace(table: Table, context: Any, options: BuildOptions, n_workers: int,
                          published: dict[str, Any]) -> dict[str, Any]:
     """pylance commits; the core finds it in, and ends the job. The report."""
-    commit(table.dataset, published["transaction"])
-    dist, committed = _core.dist_open(context, table.reference(), {**options, "restart": False}, n_workers)
+    commit(table.open(), published["transaction"])
+    again = dataclasses.replace(options, restart=False)
+    dist, committed = _core.dist_open(context, table.reference(), again.core(), n_workers)
     try:
         if not committed:
             raise InternalError("the commit through the namespace is not found in the table")
@@ -283,12 +289,3 @@ def _ray_report(pool: Pool, size: Any, seconds: float, coordinator_cpu: float) -
         "twins": pool.twins,
         "workers": [{**dict(zip(names, u)), "cpu_seconds": round(u[8] * 1e-6, 3)} for u in usages],
     }
-
-
-def _keep_report(result: dict[str, Any], path: str | os.PathLike[str] | None) -> None:
-    from pilum import _report
-
-    _report.keep(result)
-    if path is not None:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)

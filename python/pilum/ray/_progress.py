@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pilum._progress import style_of
+
 #: phase, done, total, unit, detail, rate, seconds_left, bytes_read, bytes_written, workers, retries, lost
 Event = dict[str, Any]
 
 
 class View:
-    """What the driver shows. ``kind``: auto, bar, plain, json or none."""
+    """What the driver shows: auto, bar, plain, json or none; or what it tells a function."""
 
-    def __init__(self, kind: str = "auto", callback: Callable[[Event], None] | None = None) -> None:
-        if kind not in ("auto", "bar", "plain", "json", "none"):
-            raise ValueError(f"progress is {kind!r}, expected auto, bar, plain, json or none")
-        self._kind = ("bar" if sys.stderr.isatty() else "json") if kind == "auto" else kind
-        self._callback = callback
+    def __init__(self, wanted: str | bool | None | Callable[[Event], Any] = "auto") -> None:
+        self._callback = wanted if callable(wanted) else None
+        self._kind = "none" if callable(wanted) else style_of(wanted, elsewhere="json")
         self._phase = ""
         self._detail = ""
         self._unit = ""

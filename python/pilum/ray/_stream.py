@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import os
 
 import ray
 
@@ -10,8 +11,8 @@ from pilum import _core
 from pilum import _stream as stream
 from pilum._call import warn
 from pilum._errors import StreamWarning, UnsupportedError
-from pilum.ray._arguments import Table
-from pilum.ray._matrices import with_matrices
+from pilum._options import BuildOptions
+from pilum._tables import Table
 from pilum.ray._progress import View
 
 RETRIES = 20  #: processes that one piece may take with it
@@ -23,25 +24,25 @@ def _copy_piece(source: stream.Source, piece: stream.Piece, folder: str) -> int:
     return piece.rows
 
 
-def copied_column(error: UnsupportedError, table: Table, options: dict[str, Any], num_workers: int,
-                  view: View) -> dict[str, Any]:
+def copied_column(error: UnsupportedError, table: Table, options: BuildOptions, num_workers: int,
+                  view: View) -> BuildOptions:
     """Options of a build that reads a copy, which is made here; ``error`` again where that is of no help."""
-    column = options["column"].decode()
-    if not stream.is_reachable(table.root) or not stream.can_be_streamed(table.dataset, column):
+    column, dataset = options.column.decode(), table.open()
+    if not stream.is_reachable(table.root) or not stream.can_be_streamed(dataset, column):
         raise error
     try:
-        preview = with_matrices({**options, "column_copy": b""})
-        _core.plan_index(_core.Context(), table.reference(), preview.options)
+        preview = dataclasses.replace(options, column_copy=b"")
+        _core.plan_index(_core.Context(), table.reference(), preview.core())
     except UnsupportedError:
         raise error from None
-    source = stream.Source(table.root, table.dataset.version, table.branch, table.storage_options, column)
-    todo = stream.pieces(table.dataset, column, options["fragments"])
+    source = stream.Source(table.root, dataset.version, table.branch, table.storage_options, column)
+    todo = stream.pieces(dataset, column, options.fragments)
     name = stream.folder_name(source, options)
     folder = _folder(source, name)
-    rows, n_bytes = stream.size_of(table.dataset, column, todo)
+    rows, n_bytes = stream.size_of(dataset, column, todo)
     warn(stream.warning_text(error, rows, n_bytes, folder), StreamWarning)
     _copy(source, todo, folder, num_workers, view, rows)
-    return {**options, "column_copy": folder.encode()}
+    return dataclasses.replace(options, column_copy=os.fsencode(folder))
 
 
 def _folder(source: stream.Source, name: str) -> str:

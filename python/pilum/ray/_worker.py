@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from pilum import _core
+from pilum._options import BuildOptions
 
 #: Status of a call: ``ok``, then either usage or the parts of an error.
 Status = dict[str, Any]
@@ -85,14 +86,10 @@ class Worker:
         }
 
     @ray.method(concurrency_group="work", num_returns=2)
-    def join(self, table: tuple, options: dict, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
+    def join(self, table: tuple, options: BuildOptions, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
         def run() -> bytes:
-            from pilum.ray._matrices import with_matrices
-
-            self._matrices = with_matrices(options)  # holds what the core borrows
-            self._dist = _core.dist_join(
-                self._context, table, self._matrices.options, n_workers, plan, os.fsencode(self._spill_dir)
-            )
+            spill_dir = os.fsencode(self._spill_dir)
+            self._dist = _core.dist_join(self._context, table, options.core(), n_workers, plan, spill_dir)
             return b""
 
         return self._guard(run)
