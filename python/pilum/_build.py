@@ -17,7 +17,7 @@ from pilum._call import run, warn
 from pilum._errors import StreamWarning, UnsupportedError
 from pilum._options import BuildOptions, arguments_of
 from pilum._progress import Display, ProgressLike
-from pilum._report import Report, keep
+from pilum._report import Report, check_target, keep
 from pilum._tables import Table, TableLike, open_table
 from pilum._values import IndexType, MatrixLike, PathLike, build_options
 
@@ -114,7 +114,7 @@ def create_index(
 
 
 @arguments_of(create_index)
-def plan_index(report: Optional[PathLike], **given: Any) -> Report:
+def plan_index(**given: Any) -> Report:
     """What :func:`create_index` would do with the same arguments, and how long that would take; touches nothing.
 
     Returns:
@@ -130,15 +130,15 @@ def plan_index(report: Optional[PathLike], **given: Any) -> Report:
     except UnsupportedError as error:
         result = Report(_plan_streamed(error, table, options, **how))
         warn(f"{error}: the column would be streamed through pylance", StreamWarning)
-    if report is not None:
-        result.to_json(report)
+    if given["report"] is not None:
+        result.to_json(given["report"])
     return result
 
 
 def _parts(given: dict[str, Any]) -> tuple[Table, BuildOptions, dict[str, Any]]:
     """The arguments of a build by what they are about: the table, the index, how to go about it."""
     given = dict(given)
-    given.pop("report", None)
+    check_target(given.pop("report"))
     how = {name: given.pop(name) for name in ("threads", "memory_budget", "progress")}
     uri, storage_options = given.pop("uri"), given.pop("storage_options")
     options = build_options(**given)

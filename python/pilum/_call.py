@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Optional, Union
 
 from pilum import _core
@@ -38,7 +39,8 @@ def run(
 
 def warn(message: str, kind: type[PilumWarning] = PilumWarning) -> None:
     """A warning of the library, shown at the line of the user's code that made the call."""
-    level, frame = 1, sys._getframe(1)
+    level = 1
+    frame: Optional[FrameType] = sys._getframe(1)
     while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_INNER):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, kind, stacklevel=level + 1)

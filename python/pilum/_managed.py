@@ -42,7 +42,7 @@ def _indexes(dataset: lance.LanceDataset) -> list[Index]:
     """The segments of all indexes, in the form that a transaction names them."""
     return [
         Index(segment.uuid, index.name, list(index.fields), segment.dataset_version_at_last_update,
-              set(segment.fragment_ids), segment.index_version)
+              set(segment.fragment_ids), segment.index_version)  # type: ignore[arg-type]
         for index in dataset.describe_indices()
         for segment in index.segments
     ]
@@ -54,7 +54,7 @@ def _index(made: dict[str, Any], segment: dict[str, Any]) -> Index:
         name=made["name"],
         fields=[made["field"]],
         dataset_version=made["read_version"],
-        fragment_ids=set(segment["fragments"]),
+        fragment_ids=set(segment["fragments"]),  # type: ignore[arg-type]
         index_version=1,
         created_at=datetime.fromtimestamp(made["created_at_ms"] / 1000, timezone.utc),
         files=[IndexFile("auxiliary.idx", segment["auxiliary_bytes"]), IndexFile("index.idx", segment["index_bytes"])],

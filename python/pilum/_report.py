@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import os
 import threading
 from typing import Any, Optional, Union
+
+from pilum._errors import ArgumentTypeError
 
 
 class Report(dict):  # type: ignore[type-arg]
@@ -63,6 +66,23 @@ def keep(result: dict[str, Any]) -> Report:
     global _process
     _process = _thread.last = result if isinstance(result, Report) else Report(result)
     return _process
+
+
+def check_target(path: Any) -> None:
+    """Can a report be written there? Asked before a build, which may take hours."""
+    if path is None:
+        return
+    try:
+        target = os.fspath(path)
+    except TypeError:
+        raise ArgumentTypeError(f"report is a {type(path).__name__}, expected a path") from None
+    folder = os.path.dirname(os.path.abspath(target))
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "report: this is a directory", target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "report: no such directory", folder)
+    if not os.access(target if os.path.exists(target) else folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "report: cannot be written", target)
 
 
 def last_report() -> Optional[Report]:

@@ -94,8 +94,11 @@ def copy_piece(dataset: lance.LanceDataset, column: str, piece: Piece, folder: s
     names = names_of(column)
     # A part of a packed struct is misread by pylance (14.0, file version 2.0); the whole is not.
     whole = len(names) > 1 and _is_packed(dataset.schema, names)
+    fragment = dataset.get_fragment(piece.fragment)
+    if fragment is None:
+        raise CorruptError(f"fragment {piece.fragment} is not in the table any more")
     scanner = dataset.scanner(
-        columns=[names[0] if whole else column], fragments=[dataset.get_fragment(piece.fragment)], with_row_id=True,
+        columns=[names[0] if whole else column], fragments=[fragment], with_row_id=True,
         include_deleted_rows=True, scan_in_order=True, batch_size=max(1, min(8192, _BATCH_BYTES // row_bytes)),
         batch_readahead=2, fragment_readahead=1, io_buffer_size=_IO_BYTES,
     )

@@ -72,7 +72,7 @@ def search(
         "exact": flag(exact, "exact"),
     }
     table = open_table(uri, storage_options)
-    how = {"threads": threads, "memory_budget": memory_budget}
+    how: dict[str, Any] = {"threads": threads, "memory_budget": memory_budget}
     try:
         found = run(_core.search, table.reference(), options, **how)
     except UnsupportedError as error:
@@ -128,7 +128,7 @@ def verify_index(
         raise ArgumentError("index is empty, expected the name of an index")
     table = open_table(uri, storage_options)
     wanted = (name, flag(full, "full"), count(queries, "queries", 0))
-    how = {"threads": threads, "memory_budget": memory_budget, "progress": progress}
+    how: dict[str, Any] = {"threads": threads, "memory_budget": memory_budget, "progress": progress}
     try:
         answer, _ = run(_core.verify_index, table.reference(), *wanted, **how)
     except UnsupportedError as error:

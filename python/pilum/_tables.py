@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import lance
@@ -62,6 +63,7 @@ class Table:
 
 def open_table(table: TableLike, storage_options: Optional[dict[str, str]] = None) -> Table:
     """The table that a user named: by a path or URI, or by an open dataset with its version and branch."""
+    storage_options = _checked(storage_options)
     if isinstance(table, lance.LanceDataset):
         return _from_dataset(table, table.version, storage_options)
     try:
@@ -76,6 +78,19 @@ def open_table(table: TableLike, storage_options: Optional[dict[str, str]] = Non
         if branch_of(dataset) is not None:
             return _from_dataset(dataset, 0, storage_options)
     return Table(uri, None, 0, dict(storage_options or {}), None)
+
+
+def _checked(storage_options: Any) -> Optional[dict[str, str]]:
+    """Before anything is built: lance would refuse them when the new version is opened."""
+    if storage_options is None:
+        return None
+    if not isinstance(storage_options, Mapping):
+        raise ArgumentTypeError(f"storage_options is a {type(storage_options).__name__}, expected a dict of texts")
+    for key, value in storage_options.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            wrong = key if not isinstance(key, str) else value
+            raise ArgumentTypeError(f"storage_options has {key!r} with a {type(wrong).__name__}, expected texts")
+    return dict(storage_options)
 
 
 def branch_of(dataset: lance.LanceDataset) -> Optional[str]:
@@ -97,7 +112,8 @@ def _options_of(dataset: lance.LanceDataset, given: Optional[dict[str, str]]) ->
     if given:
         return dict(given)
     if getattr(dataset, "_namespace_client", None) is not None:
-        latest = dataset._ds.latest_storage_options()
+        native: Any = dataset._ds
+        latest = native.latest_storage_options()
         if latest:
             return dict(latest)
     return dict(getattr(dataset, "_storage_options", None) or {})

@@ -319,6 +319,25 @@ done:
     return rc;
 }
 
+static enum plm_code remove_if_empty(struct plm_job *job, const char *dir, size_t n_kept)
+{
+    struct plm_entries entries = {0};
+    enum plm_code rc = plm_store_list(job->root, dir, n_kept + 1, &entries, NULL);
+
+    if (rc == PLM_OK && entries.n <= n_kept)
+        rc = plm_store_delete_tree(job->root, dir, NULL);
+    plm_entries_reset(&entries);
+    return rc;
+}
+
+/* A job that could not be begun (a work directory that cannot be made) leaves no directory with a mere lock. */
+static void forget_job(struct plm_job *job)
+{
+    if (job->lock && !is_remote(job) && remove_if_empty(job, job->out_dir, 1) == PLM_OK &&
+        remove_if_empty(job, "_pilum", 0) != PLM_OK)
+        plm_warn(job->ctx, "%s/_pilum could not be removed", plm_store_uri(job->root));
+}
+
 /* plan.json of a job begun here and now; *carry changes when another process was first. */
 static enum plm_code begin_plan(struct plm_job *job, const struct plm_build_options *o,
                                 enum carry *carry, struct plm_err *err)
@@ -336,6 +355,8 @@ static enum plm_code begin_plan(struct plm_job *job, const struct plm_build_opti
             rc = plm_fail(err, PLM_CONFLICT, "another process works on the same build");
     }
 done:
+    if (rc != PLM_OK)
+        forget_job(job);
     return rc;
 }
 
@@ -368,6 +389,9 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
     }
     if (carry == CARRY_NOTHING)
         PLM_TRY(begin_plan(job, o, &carry, err));
+    if (carry == CARRY_NOTHING && job->plan.asked_partitions > job->plan.num_partitions)
+        plm_warn(job->ctx, "%u partitions instead of %" PRIu64 ": the table has only %" PRIu64 " rows",
+                 job->plan.num_partitions, job->plan.asked_partitions, job->plan.n_live);
     job->resumed = carry != CARRY_NOTHING;
     *done = carry == CARRY_COMMITTED;
     estimate(job, o);

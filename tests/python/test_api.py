@@ -314,9 +314,15 @@ def test_progress_styles(table, capfd, style, holds):
 
 def test_warnings_point_at_the_call(table):
     with pytest.warns(pilum.PilumWarning) as caught:
-        pilum.create_index(table, "vec", "IVF_FLAT", num_partitions=5_000)
+        pilum.create_index(table, "vec", "IVF_FLAT", num_partitions=ROWS - 3)
     assert [w.filename for w in caught] == [__file__]
     assert "no more usable rows" in str(caught[0].message)
+
+
+def test_fewer_partitions_than_asked_for_are_said(table):
+    with pytest.warns(pilum.PilumWarning, match="3997 partitions instead of 9000: the table has only 3997 rows"):
+        pilum.create_index(table, "vec", "IVF_FLAT", num_partitions=9_000, sample_rate=1, max_iters=1)
+    assert pilum.plan_index(table, "vec", "IVF_FLAT", num_partitions=9_000)["notes"][0].startswith("3997 partitions")
 
 
 def test_two_threads_with_calls_of_their_own(original, tmp_path):

@@ -83,6 +83,23 @@ def test_what_the_core_refuses(table, call, changes, cls, words):
     assert tree_state(table) == before
 
 
+@pytest.mark.parametrize("report, cls", [("no/such/r.json", FileNotFoundError), (".", IsADirectoryError)])
+def test_a_report_that_cannot_be_written_is_told_at_once(table, monkeypatch, tmp_path, report, cls):
+    monkeypatch.chdir(tmp_path)
+    before = tree_state(table)
+    for call in (pilum.create_index, pilum.plan_index):
+        with pytest.raises(cls, match="report"):
+            call(table, "vec", "IVF_FLAT", num_partitions=2, report=report)
+    assert tree_state(table) == before
+
+
+def test_a_work_directory_that_cannot_be_made_leaves_nothing(table):
+    before = tree_state(table)
+    with pytest.raises(pilum.Error, match="/proc/no"):
+        pilum.create_index(table, "vec", "IVF_FLAT", num_partitions=2, work_dir="/proc/no")
+    assert tree_state(table) == before
+
+
 def test_no_such_table(tmp_path):
     for call in (lambda: pilum.create_index(tmp_path / "no.lance", "vec", "IVF_SQ"),
                  lambda: pilum.verify_index(tmp_path / "no.lance", "vec_idx"),
@@ -147,6 +164,15 @@ ARGUMENTS = [
     ({"fragments": "0,1"}, TypeError, "fragments"),
     ({"fragments": [-1]}, ValueError, "fragments"),
     ({"verify": "some"}, ValueError, "verify"),
+    ({"verify": True}, TypeError, "verify"),
+    ({"fragments": 5}, TypeError, "fragments"),
+    ({"replace": "no"}, TypeError, "replace is a str"),
+    ({"work_dir": 5}, TypeError, "work_dir"),
+    ({"work_dir": ""}, ValueError, "work_dir"),
+    ({"report": 5}, TypeError, "report"),
+    ({"storage_options": "x"}, TypeError, "storage_options"),
+    ({"storage_options": {"allow_http": True}}, TypeError, "'allow_http' with a bool"),
+    ({"storage_options": {1: "x"}}, TypeError, "1 with a int"),
     ({"threads": 0}, ValueError, "threads"),
     ({"memory_budget": 0}, ValueError, "memory_budget"),
     ({"memory_budget": "4 parsecs"}, ValueError, "memory_budget"),

@@ -65,7 +65,7 @@ def open_table(uri: Any, storage_options: dict[str, str] | None, block_size: int
     settings: dict[str, Any] = {}
     if count(block_size, "block_size") is not None:
         settings["block_size"] = block_size
-    if uri is None:
+    if namespace_impl is not None and uri is None:
         import lance_namespace
 
         settings["namespace_client"] = lance_namespace.connect(namespace_impl, namespace_properties or {})
@@ -139,7 +139,7 @@ def _dimension_of(field: pa.Field) -> int:
     value = kind.value_type
     if not pa.types.is_floating(value) and not pa.types.is_integer(value):
         raise ColumnTypeError(f"column {field.name!r} has values of {value}, expected floating point")
-    return kind.list_size
+    return int(kind.list_size)
 
 
 def default_partitions(rows: int) -> int:

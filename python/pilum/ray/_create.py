@@ -24,7 +24,7 @@ from pilum._errors import (
 )
 from pilum._managed import commit
 from pilum._options import BuildOptions
-from pilum._report import keep
+from pilum._report import check_target, keep
 from pilum._tables import Table, TableLike
 from pilum._values import IndexType, MatrixLike, PathLike, build_options, byte_count, count
 from pilum.ray import _arguments as arguments
@@ -148,6 +148,7 @@ def create_index(
     )
     engine = Engine(n_workers, ray_remote_args, count(threads, "threads", most=4096), byte_count(memory_budget) or None,
                     None if work_dir is None else os.fspath(work_dir), verify)
+    check_target(report)
     view = View(progress)
     table = arguments.open_table(uri, storage_options, block_size, namespace_impl, namespace_properties, table_id)
     dataset = table.open()
@@ -219,7 +220,8 @@ def _run(table: Table, options: BuildOptions, view: View, engine: Engine) -> dic
         driver = Driver(dist)
         try:
             if committed:
-                return driver.json("finish_committed")
+                report: dict[str, Any] = driver.json("finish_committed")
+                return report
             facts, plan = driver.json("facts"), driver("plan")
             worker_options = ray.put(dataclasses.replace(options, restart=False))
             pool.join(table.pinned(facts["version"]).reference(), worker_options, plan, facts["kernels"])

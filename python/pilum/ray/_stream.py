@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import ray
 
@@ -55,7 +56,8 @@ def _folder(source: stream.Source, name: str) -> str:
 def _copy(source: stream.Source, todo: list[stream.Piece], folder: str, at_once: int, view: View, rows: int) -> None:
     task = ray.remote(_copy_piece).options(num_cpus=0, max_retries=RETRIES, scheduling_strategy="SPREAD")
     view.begin("plan", rows, "rows", "reading through pylance")
-    left, running = list(reversed(todo)), []
+    left = list(reversed(todo))
+    running: list[Any] = []
     while left or running:
         while left and len(running) < at_once:
             running.append(task.remote(source, left.pop(), folder))
