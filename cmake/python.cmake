@@ -1,4 +1,4 @@
-# pilum._core: the Python extension, one binary for every CPython from 3.9 on (stable ABI).
+# pilum._core: the Python extension, one binary for every CPython (stable ABI of 3.9).
 #
 # For a wheel (scikit-build-core sets SKBUILD) it is installed; otherwise it is built into
 # python/pilum, so that the source tree can be imported as it stands.

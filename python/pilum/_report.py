@@ -121,7 +121,9 @@ def _build_summary(r: dict[str, Any]) -> list[tuple[str, str]]:
                       f"{parts['max']:,}, {parts['empty']:,} empty"))
     recall = (r.get("quality") or {}).get("recall_at_10") or []
     if recall:
-        lines.append(("recall@10", ", ".join(f"{p['recall']:.3f} at nprobes {p['nprobes']}" for p in recall[-3:])))
+        factor = recall[0].get("refine_factor") or 1
+        said = ", ".join(f"{p['recall']:.3f} at nprobes {p['nprobes']}" for p in recall[-3:])
+        lines.append(("recall@10", said if factor == 1 else f"{said}, refine factor {factor}"))
     total = (r.get("seconds") or {}).get("total")
     if total is not None:
         lines.append(("time", seconds_text(total)))

@@ -122,12 +122,18 @@ def pq_error(report: dict[str, Any]) -> Optional[Figure]:
     return figure
 
 
+def _recall_name(points: list[dict[str, Any]]) -> str:
+    """Codes of PQ are told with the refine factor that they are meant to be searched with."""
+    factor = points[0].get("refine_factor") or 1
+    return "recall@10" if factor == 1 else f"recall@10, refine factor {factor}"
+
+
 def recall(report: dict[str, Any]) -> Optional[Figure]:
     quality = report.get("quality") or report
     points = quality.get("recall_at_10") or []
     if not points:
         return None
-    figure, axes = _axes("Recall against work", "rows scanned for one query", "recall@10")
+    figure, axes = _axes("Recall against work", "rows scanned for one query", _recall_name(points))
     xs = [p["rows_scanned"] for p in points]
     ys = [p["recall"] for p in points]
     axes.plot(xs, ys, "o-", color=_BLUE, linewidth=1.8, markersize=5)
@@ -274,7 +280,8 @@ def html_fragment(report: dict[str, Any]) -> str:
     if resources := _resource_rows(report):
         parts.append(_table("Time and resources", resources, ("", "taken", "planned")))
     if points := _recall_rows(report):
-        parts.append(_table("Recall", points, ("nprobes", "rows scanned", "recall@10")))
+        name = _recall_name((report.get("quality") or report)["recall_at_10"])
+        parts.append(_table("Recall", points, ("nprobes", "rows scanned", name)))
     return "".join(parts) + "</div>"
 
 

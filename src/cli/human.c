@@ -178,8 +178,11 @@ void plm_print_recall(FILE *to, const json_t *points)
 
     if (json_array_size(points) == 0)
         return;
-    fprintf(to, "%srecall@10%s\n  %8s %14s %8s\n", plm_bold(to), plm_plain(to), "nprobes",
-            "rows scanned", "recall");
+    double refined = plm_number_at(json_array_get(points, 0), "refine_factor");
+    fprintf(to, "%srecall@10%s", plm_bold(to), plm_plain(to));
+    if (refined > 1)
+        fprintf(to, " with refine factor %.0f", refined);
+    fprintf(to, "\n  %8s %14s %8s\n", "nprobes", "rows scanned", "recall");
     json_array_foreach (points, i, point)
         fprintf(to, "  %8.0f %14s %8.3f\n", plm_number_at(point, "nprobes"),
                 plm_text_count(plm_number_at(point, "rows_scanned")).s,

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from enum import Enum
 from pathlib import Path
 
@@ -342,22 +343,48 @@ def test_two_threads_with_calls_of_their_own(original, tmp_path):
     assert index_files(tables[0]) == index_files(alone)
 
 
-def test_other_python_threads_run_meanwhile(table):
-    """The GIL is free during a call: another thread counts on."""
-    counts, stop = [0], threading.Event()
+BUILD = {"column": b"vec", "type": b"IVF_PQ", "num_partitions": 16, "num_sub_vectors": 16}
+CALLS = {
+    "create_index": lambda core, context, table: core.create_index(context, table, BUILD),
+    "plan_index": lambda core, context, table: core.plan_index(context, table, BUILD),
+    "verify_index": lambda core, context, table: core.verify_index(context, table, b"vec_idx", True, 50),
+    "search": lambda core, context, table: core.search(context, table, {"column": b"vec", "rowid": 11, "exact": True}),
+    "inspect": lambda core, context, table: core.inspect(context, table, None),
+    "gc": lambda core, context, table: core.gc(context, table, False),
+    "dist_open": lambda core, context, table: core.dist_open(context, table, BUILD, 1)[0].close(),
+}
 
-    def count():
-        while not stop.wait(0.001):
-            counts[0] += 1
 
-    counter = threading.Thread(target=count)
-    counter.start()
-    before = counts[0]
-    pilum.create_index(table, "vec", "IVF_PQ", num_partitions=16, num_sub_vectors=16)
-    during = counts[0] - before
-    stop.set()
-    counter.join()
-    assert during > 5
+@pytest.mark.parametrize("name", CALLS)
+def test_other_python_threads_run_meanwhile(table, name):
+    """Nobody asks for Python's lock while the switch interval is an hour: it is had only if the call lets go of it."""
+    from pilum import _core
+
+    pilum.create_index(table, "vec", "IVF_SQ", num_partitions=4)
+    context, reference = _core.Context(), (str(table).encode(), 0, None, ())
+    beats, stop, interval = [0], threading.Event(), sys.getswitchinterval()
+
+    def beat():
+        while not stop.is_set():
+            beats[0] += 1
+            time.sleep(0.0005)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    sys.setswitchinterval(3600)
+    try:
+        heart.start()
+        seen = 0
+        for _ in range(100):
+            before = beats[0]
+            CALLS[name](_core, context, reference)
+            seen += beats[0] - before
+            if seen > 1:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+    heart.join()
+    assert seen > 1
 
 
 def test_calls_inside_the_callback_are_refused(table):

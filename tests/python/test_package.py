@@ -25,7 +25,7 @@ def made(tmp_path_factory):
 
 def test_wheel(made):
     wheel, _ = made
-    assert "-cp39-abi3-linux_" in wheel.name
+    assert "-cp310-abi3-linux_" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {f"pilum/{path.relative_to(ROOT / 'python/pilum')}" for path in (ROOT / "python/pilum").rglob("*.py")}
     assert modules | {"pilum/_core.abi3.so", "pilum/py.typed", "pilum/_core.pyi"} <= names

@@ -46,7 +46,7 @@ def test_report_is_a_dict_with_attributes(built):
 
 def test_repr_has_what_matters(built):
     text = repr(built[1])
-    for word in ("vec_idx, IVF_PQ, l2", "6,000 indexed of 6,000", "50:", "recall@10"):
+    for word in ("vec_idx, IVF_PQ, l2", "6,000 indexed of 6,000", "50:", "recall@10", ", refine factor 5"):
         assert word in text
 
 

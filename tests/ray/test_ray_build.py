@@ -203,7 +203,7 @@ def test_spilled_sample(table, threads_engine, tmp_path):
                                threads=1, work_dir=spill, progress="none")
 
     with pytest.raises(Exception, match="too small: [0-9]+ MiB is the smallest") as refused:
-        build("16MiB")
+        build("4MiB")
     build((int(re.search("([0-9]+) MiB is", str(refused.value))[1]) + 4) << 20)
     assert index_bytes(path) == threads_engine("large", "IVF_FLAT", "--num-partitions", 600)
     assert list(spill.iterdir()) == []
