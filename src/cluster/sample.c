@@ -15,6 +15,7 @@
 #include "store/writer.h"
 
 #define READ_BYTES ((size_t)4 << 20) /* of one read, at most, roughly */
+#define VIEWS_MAX 16384 /* of files in place of memory: a process may have four times as many mappings */
 
 /* One read: neighbouring slices. */
 struct run {
@@ -115,9 +116,9 @@ static enum plm_code put_rows(struct taking *t, struct run *run, const struct pl
     t->ctx->kernels->min_max(rows, n * s->dim, &lo, &hi);
     run->lo = run->n_kept == 0 || lo < run->lo ? lo : run->lo;
     run->hi = run->n_kept == 0 || hi > run->hi ? hi : run->hi;
-    if (s->rows)
+    if (s->rows && rows != s->rows + at * s->dim) /* else they were read there */
         memcpy(s->rows + at * s->dim, rows, n * s->dim * sizeof *rows);
-    else
+    else if (!s->rows)
         PLM_TRY(plm_writer_write(t->writer, ++t->part, (uint64_t)at * s->dim * sizeof *rows, rows,
                                  n * s->dim * sizeof *rows, err));
     memcpy(s->rowids + at, batch->rowids + from, n * sizeof *s->rowids);
@@ -181,15 +182,35 @@ done:
     return rc;
 }
 
+/* All rows of the run straight to where they belong, if all of them are kept. */
+static enum plm_code read_in_place(struct taking *t, const struct run *run, struct plm_batch *batch, bool *done,
+                                   struct plm_err *err)
+{
+    uint64_t first = t->by_number[run->first]->number * PLM_SLICE_ROWS, n = 0, kept = 0;
+
+    *done = false;
+    for (size_t i = run->first; i < run->first + run->n; i++) {
+        n += plm_slice_rows(&t->slices, t->by_number[i]->number);
+        kept += t->by_number[i]->keep;
+    }
+    if (!t->store_rows || !t->sample.rows || n != kept || n > t->n_max - run->at || t->n_runs > VIEWS_MAX)
+        return PLM_OK;
+    return plm_source_read_there(t->source, t->metric, first, (size_t)n, t->sample.rows + run->at * t->sample.dim,
+                                 batch, done, err);
+}
+
 /* One read, and its rows into their place. Its batch is the worker's. */
 static enum plm_code take_run(void *arg, size_t task, unsigned worker, struct plm_err *err)
 {
     struct taking *t = arg;
     struct run *run = &t->runs[task];
     struct plm_batch *batch = &t->batches[worker];
+    bool done = false;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(read_slices_of(t, run, batch, err));
+    PLM_TRY(read_in_place(t, run, batch, &done, err));
+    if (!done)
+        PLM_TRY(read_slices_of(t, run, batch, err));
     PLM_TRY(put_run(t, run, batch, err));
 done:
     return rc;
@@ -276,6 +297,15 @@ static void size_window(struct taking *t)
 
 /* ---- where the rows go ------------------------------------------------------------------ */
 
+static enum plm_code make_rows(struct taking *t, struct plm_err *err)
+{
+    struct plm_sample *s = &t->sample;
+    enum plm_code rc = plm_region_alloc(t->ctx, &s->rows, t->n_max * s->dim, sizeof *s->rows, err);
+
+    s->n_room = t->n_max;
+    return rc;
+}
+
 static enum plm_code make_room(struct taking *t, uint64_t n_rows, size_t max_bytes,
                                struct plm_store *spill_store, const char *spill_path,
                                struct plm_err *err)
@@ -291,7 +321,7 @@ static enum plm_code make_room(struct taking *t, uint64_t n_rows, size_t max_byt
     t->n_max = (size_t)n_rows;
     PLM_TRY(plm_alloc(t->ctx, &s->rowids, t->n_max, sizeof *s->rowids, err));
     if (bytes <= max_bytes)
-        return plm_alloc(t->ctx, &s->rows, t->n_max * s->dim, sizeof *s->rows, err);
+        return make_rows(t, err);
     if (!spill_store)
         return plm_fail(err, PLM_LIMIT,
                         "sample of %" PRIu64 " rows needs %zu bytes, %zu are allowed and there is no "
@@ -488,7 +518,7 @@ enum plm_code plm_sample_rows(const struct plm_sample *sample, size_t first, siz
 void plm_sample_reset(struct plm_sample *sample)
 {
     if (sample->ctx && !sample->is_borrowed)
-        plm_free(sample->ctx, sample->rows);
+        plm_region_free(sample->ctx, sample->rows, sample->n_room * sample->dim, sizeof *sample->rows);
     if (sample->ctx)
         plm_free(sample->ctx, sample->rowids);
     plm_file_close(sample->spill);

@@ -17,7 +17,8 @@
 struct plm_sample {
     struct plm_ctx *ctx;
     size_t n, dim;
-    float *rows;            /* [n][dim], or NULL when spilled */
+    float *rows;            /* [n][dim], or NULL when spilled; parts may be views of the table's files */
+    size_t n_room;          /* rows that there is room for, in memory */
     uint64_t *rowids;       /* [n]; NULL from plm_sample_of() */
     struct plm_file *spill; /* float32 [n][dim] */
     struct plm_store *spill_store; /* borrowed */

@@ -47,6 +47,17 @@ static void raise_peak(struct plm_ctx *ctx, uint64_t used)
         ;
 }
 
+/* The bytes of as many pages as hold n; false on overflow. */
+static bool page_bytes(size_t n, size_t *out)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), total;
+
+    if (!plm_size_add(n, page - 1, &total))
+        return false;
+    *out = total & ~(page - 1);
+    return true;
+}
+
 /* Bytes a block takes with its header; false on overflow. */
 static bool block_bytes(size_t bytes, size_t *out)
 {
@@ -55,12 +66,8 @@ static bool block_bytes(size_t bytes, size_t *out)
     if (!plm_size_add(bytes, 2 * LINE - 1, &total))
         return false;
     total &= ~(size_t)(LINE - 1);
-    if (is_mapped(total)) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        if (!plm_size_add(total, page - 1, &total))
-            return false;
-        total &= ~(page - 1);
-    }
+    if (is_mapped(total) && !page_bytes(total, &total))
+        return false;
     *out = total;
     return true;
 }
@@ -196,6 +203,19 @@ static enum plm_code charge(struct plm_ctx *ctx, size_t total, struct plm_err *e
     return PLM_OK;
 }
 
+static void *map_block(size_t total)
+{
+    void *block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (block == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (total >= HUGE_BYTES) /* fewer faults; what is charged may as well be resident */
+        (void)madvise(block, total, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
 static void *get_block(struct plm_ctx *ctx, size_t total)
 {
     void *block;
@@ -206,16 +226,7 @@ static void *get_block(struct plm_ctx *ctx, size_t total)
         return aligned_alloc(LINE, total);
     block = take_spare(ctx, total);
     trim_spares(ctx);
-    if (block)
-        return block;
-    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED)
-        return NULL;
-#ifdef MADV_HUGEPAGE
-    if (total >= HUGE_BYTES) /* fewer faults; what is charged may as well be resident */
-        (void)madvise(block, total, MADV_HUGEPAGE);
-#endif
-    return block;
+    return block ? block : map_block(total);
 }
 
 static enum plm_code alloc_bytes(struct plm_ctx *ctx, size_t bytes, void **out, struct plm_err *err)
@@ -336,6 +347,40 @@ void plm_free(struct plm_ctx *ctx, void *memory)
         free(h);
     atomic_fetch_sub(&ctx->memory_used, total);
 }
+
+/* ---- regions ------------------------------------------------------------------------------- */
+
+/* Never kept as a spare: parts of it may be files. */
+enum plm_code plm_region_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err *err)
+{
+    size_t bytes, total;
+
+    if (!plm_size_mul(n, each, &bytes) || !page_bytes(plm_max_size(bytes, 1), &total))
+        return plm_fail(err, PLM_NOMEM, "%zu items of %zu bytes overflow", n, each);
+    enum plm_code rc = charge(ctx, total, err);
+    if (rc != PLM_OK)
+        return rc;
+    trim_spares(ctx);
+    void *region = plm_alloc_fault(ctx) ? NULL : map_block(total);
+    if (!region) {
+        atomic_fetch_sub(&ctx->memory_used, total);
+        return plm_fail(err, PLM_NOMEM, "out of memory: %zu bytes could not be allocated", bytes);
+    }
+    memcpy(out, &region, sizeof region);
+    return PLM_OK;
+}
+
+void plm_region_free(struct plm_ctx *ctx, void *region, size_t n, size_t each)
+{
+    size_t total;
+
+    if (!region || !page_bytes(plm_max_size(n * each, 1), &total))
+        return;
+    munmap(region, total);
+    atomic_fetch_sub(&ctx->memory_used, total);
+}
+
+/* ---- strings and buffers ------------------------------------------------------------------ */
 
 enum plm_code plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **out,
                           struct plm_err *err)

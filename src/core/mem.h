@@ -31,6 +31,12 @@ PLM_MUST_CHECK enum plm_code
 plm_format(struct plm_ctx *ctx, char **out, struct plm_err *err, const char *fmt, ...)
     PLM_PRINTF(4, 5);
 
+/* A stretch of whole pages, charged like a block and zeroed: parts of it may become views of files
+ * (plm_file_view()). Freed with the bytes it was asked for. */
+PLM_MUST_CHECK enum plm_code
+plm_region_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err *err);
+void plm_region_free(struct plm_ctx *ctx, void *region, size_t n, size_t each);
+
 /* What the budget has left. Sizes that do not shape the result may be made to fit it. */
 uint64_t plm_memory_left(const struct plm_ctx *ctx);
 

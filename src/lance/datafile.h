@@ -63,6 +63,7 @@ struct plm_read_scratch {
     struct plm_ctx *ctx;
     uint8_t *bytes;
     size_t cap;
+    bool in_region; /* `values` lie in a region (mem.h): those of a plain array may become views */
     void *state; /* last chunk decoded, so that sequential reads decode each chunk once */
 };
 void plm_read_scratch_reset(struct plm_read_scratch *scratch);

@@ -151,9 +151,11 @@ static enum plm_code read_plain(const struct piece *p, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     size_t row_bytes = plm_shape_row_bytes(p->shape);
+    uint64_t at = p->page->values.offset + p->first * row_bytes;
 
-    PLM_TRY(plm_queue_add(p->file, p->queue, p->page->values.offset + p->first * row_bytes,
-                          p->n * row_bytes, p->values, err));
+    PLM_TRY(p->scratch->in_region
+                ? plm_file_view(p->file->file, at, p->n * row_bytes, p->values, err)
+                : plm_queue_add(p->file, p->queue, at, p->n * row_bytes, p->values, err));
     if (p->page->row_bits.size > 0)
         PLM_TRY(read_bitmap(p, p->page->row_bits, 1, err));
     if (p->page->item_bits.size > 0)

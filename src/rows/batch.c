@@ -14,7 +14,9 @@
 
 struct batch_scratch {
     struct plm_read_scratch read;
-    uint8_t *nulls; /* [cap] */
+    uint8_t *nulls;  /* [cap] */
+    float *own_rows; /* the batch's memory, NULL until it is needed; its `rows` may lie elsewhere */
+    void *own_raw;   /* == own_rows for F32 */
 };
 
 static size_t bytes_per_row(const struct plm_source *source)
@@ -44,21 +46,23 @@ void plm_batch_reset(struct plm_batch *batch)
     if (s) {
         plm_read_scratch_reset(&s->read);
         plm_free(ctx, s->nulls);
+        if (s->own_raw != s->own_rows)
+            plm_free(ctx, s->own_raw);
+        plm_free(ctx, s->own_rows);
         plm_free(ctx, s);
     }
-    if (batch->raw != batch->rows)
-        plm_free(ctx, batch->raw);
-    plm_free(ctx, batch->rows);
     plm_free(ctx, batch->rowids);
     plm_free(ctx, batch->ordinals);
     *batch = (struct plm_batch){0};
 }
 
+/* For all but the rows themselves. */
 static enum plm_code make_room(struct plm_source *source, size_t n, struct plm_batch *batch,
                                struct plm_err *err)
 {
     struct plm_ctx *ctx = source->ctx;
-    size_t cap, values;
+    struct batch_scratch *s;
+    size_t cap;
     enum plm_code rc = PLM_OK;
 
     if (batch->ctx && batch->cap >= n + WINDOW_ROWS_MIN && batch->dim == source->column.dim &&
@@ -68,17 +72,10 @@ static enum plm_code make_room(struct plm_source *source, size_t n, struct plm_b
     batch->ctx = ctx;
     batch->dim = source->column.dim;
     batch->element = source->column.element;
-    if (!plm_size_add(n, WINDOW_ROWS_MIN, &cap) || !plm_size_mul(cap, batch->dim, &values))
-        return plm_fail(err, PLM_NOMEM, "batch of %zu rows of %zu values overflows", n, batch->dim);
-    PLM_TRY(plm_alloc(ctx, &batch->rows, values, sizeof(float), err));
-    if (batch->element == PLM_F32)
-        batch->raw = batch->rows;
-    else
-        PLM_TRY(plm_alloc(ctx, &batch->raw, values, plm_element_bytes(batch->element), err));
+    if (!plm_size_add(n, WINDOW_ROWS_MIN, &cap))
+        return plm_fail(err, PLM_NOMEM, "batch of %zu rows overflows", n);
     PLM_TRY(plm_alloc(ctx, &batch->rowids, cap, sizeof *batch->rowids, err));
     PLM_TRY(plm_alloc(ctx, &batch->ordinals, cap, sizeof *batch->ordinals, err));
-
-    struct batch_scratch *s;
     PLM_TRY(plm_calloc(ctx, &s, 1, sizeof *s, err));
     batch->scratch = s;
     s->read.ctx = ctx;
@@ -87,6 +84,27 @@ static enum plm_code make_room(struct plm_source *source, size_t n, struct plm_b
 done:
     if (rc != PLM_OK)
         plm_batch_reset(batch);
+    return rc;
+}
+
+/* The batch's own memory for rows, and its rows there. */
+static enum plm_code make_rows(struct plm_batch *batch, struct plm_err *err)
+{
+    struct batch_scratch *s = batch->scratch;
+    size_t values;
+    enum plm_code rc = PLM_OK;
+
+    if (!plm_size_mul(batch->cap, batch->dim, &values))
+        return plm_fail(err, PLM_NOMEM, "batch of %zu rows of %zu values overflows", batch->cap, batch->dim);
+    if (!s->own_rows)
+        PLM_TRY(plm_alloc(batch->ctx, &s->own_rows, values, sizeof(float), err));
+    if (!s->own_raw && batch->element == PLM_F32)
+        s->own_raw = s->own_rows;
+    else if (!s->own_raw)
+        PLM_TRY(plm_alloc(batch->ctx, &s->own_raw, values, plm_element_bytes(batch->element), err));
+    batch->rows = s->own_rows;
+    batch->raw = s->own_raw;
+done:
     return rc;
 }
 
@@ -234,18 +252,17 @@ static enum plm_code read_window(const struct window *w,
     return rc == PLM_OK ? rc : plm_wrap(err, rc, "fragment %" PRIu64, w->fragment->id);
 }
 
-/* n live rows of one fragment from live row `rank` on. */
+/* n live rows of one fragment from live row `rank` on. batch->rows has room for `room` in all. */
 static enum plm_code read_fragment(struct plm_source *source, enum plm_metric metric,
                                    const struct plm_source_fragment *f, uint64_t rank, size_t n,
-                                   struct plm_batch *batch, struct plm_err *err)
+                                   size_t room, struct plm_batch *batch, struct plm_err *err)
 {
     struct batch_scratch *s = batch->scratch;
     uint64_t row = plm_source_select(f, rank);
 
     while (n > 0) {
-        size_t room = batch->cap - batch->n;
         size_t want = f->map.deleted ? n + n / 8 + WINDOW_ROWS_MIN : n;
-        struct window w = {f, row, (size_t)plm_min_u64(plm_min_size(room, want), f->n_rows - row),
+        struct window w = {f, row, (size_t)plm_min_u64(plm_min_size(room - batch->n, want), f->n_rows - row),
                            f->first_ordinal + rank};
         if (w.n == 0)
             return plm_fail(err, PLM_BUG, "fragment %" PRIu64 ": ran out of rows", f->id);
@@ -273,14 +290,12 @@ static size_t fragment_of(const struct plm_source *source, uint64_t ordinal)
     return low;
 }
 
-enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first,
-                              size_t n, struct plm_batch *batch, struct plm_err *err)
+/* To batch->rows, where there is room for `room` rows. */
+static enum plm_code read_rows(struct plm_source *source, enum plm_metric metric, uint64_t first, size_t n,
+                               size_t room, struct plm_batch *batch, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
-    if (first > source->n_live || n > source->n_live - first)
-        return plm_fail(err, PLM_ARG, "rows %" PRIu64 "..+%zu of %" PRIu64, first, n, source->n_live);
-    PLM_TRY(make_room(source, n, batch, err));
     batch->n = 0;
     memset(batch->dropped, 0, sizeof batch->dropped);
     for (size_t i = n ? fragment_of(source, first) : 0; n > 0; i++) {
@@ -289,10 +304,60 @@ enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric,
         size_t here = (size_t)plm_min_u64(n, f->n_live - rank);
         if (here == 0)
             continue; /* no live row in it */
-        PLM_TRY(read_fragment(source, metric, f, rank, here, batch, err));
+        PLM_TRY(read_fragment(source, metric, f, rank, here, room, batch, err));
         first += here;
         n -= here;
     }
+done:
+    return rc;
+}
+
+static enum plm_code check_rows(const struct plm_source *source, uint64_t first, size_t n, struct plm_err *err)
+{
+    if (first > source->n_live || n > source->n_live - first)
+        return plm_fail(err, PLM_ARG, "rows %" PRIu64 "..+%zu of %" PRIu64, first, n, source->n_live);
+    return PLM_OK;
+}
+
+enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first,
+                              size_t n, struct plm_batch *batch, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(check_rows(source, first, n, err));
+    PLM_TRY(make_room(source, n, batch, err));
+    PLM_TRY(make_rows(batch, err));
+    PLM_TRY(read_rows(source, metric, first, n, batch->cap, batch, err));
+done:
+    return rc;
+}
+
+/* Deleted rows would be read along, for which there is no room. */
+static bool has_deletions(const struct plm_source *source, uint64_t first, size_t n)
+{
+    for (size_t i = fragment_of(source, first);
+         i < source->n_fragments && source->fragments[i].first_ordinal < first + n; i++)
+        if (source->fragments[i].map.deleted)
+            return true;
+    return false;
+}
+
+enum plm_code plm_source_read_there(struct plm_source *source, enum plm_metric metric, uint64_t first,
+                                    size_t n, float *rows, struct plm_batch *batch, bool *done,
+                                    struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(check_rows(source, first, n, err));
+    *done = n > 0 && source->column.element == PLM_F32 && !has_deletions(source, first, n);
+    if (!*done)
+        return PLM_OK;
+    PLM_TRY(make_room(source, n, batch, err));
+    struct batch_scratch *s = batch->scratch;
+    batch->raw = batch->rows = rows;
+    s->read.in_region = metric != PLM_COSINE; /* what is written to anyway need not be a view */
+    rc = read_rows(source, metric, first, n, n, batch, err);
+    s->read.in_region = false;
 done:
     return rc;
 }

@@ -78,6 +78,12 @@ size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows);
 PLM_MUST_CHECK enum plm_code
 plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first, size_t n,
                 struct plm_batch *batch, struct plm_err *err);
+/* The same to `rows`, [n][dim] of a region (mem.h), where that spares a copy: *done is false, and
+ * nothing is read, where it does not. The batch's rows lie there until it is used again; of the
+ * others behind them nothing is known. */
+PLM_MUST_CHECK enum plm_code
+plm_source_read_there(struct plm_source *source, enum plm_metric metric, uint64_t first, size_t n,
+                      float *rows, struct plm_batch *batch, bool *done, struct plm_err *err);
 void plm_batch_reset(struct plm_batch *batch);
 
 /* Ordinal of a row id; PLM_NOT_FOUND if no live row has it. */

@@ -2,8 +2,8 @@
  *
  * local_steps.c  single steps on the file system      local_remove.c  files and trees
  * local_read.c   files open for reading, their pool   local_writer.c  big objects, in place
- * local_list.c   directories                          local_lock.c    locks
- * local_put.c    whole objects
+ * local_view.c   views of them                        local_lock.c    locks
+ * local_list.c   directories                          local_put.c     whole objects
  *
  * Paths of the calls are those of store_impl.h; the steps take full ones.
  */
@@ -35,12 +35,18 @@ enum plm_code plm_local_sync_parent(struct plm_ctx *ctx, const char *path, struc
 /* Makes every missing directory above `path`. */
 enum plm_code plm_local_make_parents(struct plm_ctx *ctx, const char *path, struct plm_err *err);
 
+/* The file's descriptor; it stays open until end_reading(). */
+enum plm_code plm_local_begin_reading(struct plm_file *file, int *fd, struct plm_err *err);
+void plm_local_end_reading(struct plm_file *file);
+
 /* ---- calls, as struct plm_store_ops says ---------------------------------------------- */
 
 enum plm_code plm_local_file_open(struct plm_store *store, const char *path, uint64_t size_bytes,
                                   struct plm_file **out, struct plm_err *err);
 enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
                                     size_t n, struct plm_err *err);
+enum plm_code plm_local_file_view(struct plm_file *base, const struct plm_range *range,
+                                  struct plm_err *err);
 void plm_local_file_close(struct plm_file *base);
 enum plm_code plm_local_size(struct plm_store *store, const char *path, uint64_t *size_bytes,
                              struct plm_err *err);

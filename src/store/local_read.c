@@ -86,8 +86,9 @@ static enum plm_code open_again(struct local_file *file, struct plm_err *err)
 }
 
 /* The file stays open until end_reading(). */
-static enum plm_code begin_reading(struct local_file *file, struct plm_err *err)
+enum plm_code plm_local_begin_reading(struct plm_file *base, int *fd, struct plm_err *err)
 {
+    struct local_file *file = (struct local_file *)base;
     enum plm_code rc = PLM_OK;
 
     pthread_mutex_lock(&pool.lock);
@@ -100,13 +101,16 @@ static enum plm_code begin_reading(struct local_file *file, struct plm_err *err)
     if (rc == PLM_OK) {
         file->n_readers++;
         put_into_pool(file);
+        *fd = file->fd;
     }
     pthread_mutex_unlock(&pool.lock);
     return rc;
 }
 
-static void end_reading(struct local_file *file)
+void plm_local_end_reading(struct plm_file *base)
 {
+    struct local_file *file = (struct local_file *)base;
+
     pthread_mutex_lock(&pool.lock);
     file->n_readers--;
     pthread_mutex_unlock(&pool.lock);
@@ -202,18 +206,18 @@ static enum plm_code read_range(struct plm_store *store, int fd, const char *pat
 enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
                                     size_t n, struct plm_err *err)
 {
-    struct local_file *file = (struct local_file *)base;
-    enum plm_code rc = begin_reading(file, err);
+    int fd = -1;
+    enum plm_code rc = plm_local_begin_reading(base, &fd, err);
 
     if (rc != PLM_OK)
         return rc;
     for (size_t i = 0; i < n && rc == PLM_OK; i++) {
         if (i + 1 < n)
-            (void)posix_fadvise(file->fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
+            (void)posix_fadvise(fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
                                 POSIX_FADV_WILLNEED);
-        rc = read_range(base->store, file->fd, base->name, &ranges[i], err);
+        rc = read_range(base->store, fd, base->name, &ranges[i], err);
     }
-    end_reading(file);
+    plm_local_end_reading(base);
     return rc;
 }
 

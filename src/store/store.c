@@ -200,8 +200,8 @@ enum plm_code plm_file_read(struct plm_file *file, uint64_t offset, size_t len, 
     return plm_file_read_ranges(file, &range, 1, err);
 }
 
-enum plm_code plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size_t n,
-                                   struct plm_err *err)
+static enum plm_code check_ranges(const struct plm_file *file, const struct plm_range *ranges, size_t n,
+                                  struct plm_err *err)
 {
     for (size_t i = 0; i < n; i++)
         if (ranges[i].offset > file->size_bytes ||
@@ -209,7 +209,27 @@ enum plm_code plm_file_read_ranges(struct plm_file *file, const struct plm_range
             return plm_fail(err, PLM_CORRUPT,
                             "%s: needs %zu bytes at offset %" PRIu64 ", but the file ends at %" PRIu64,
                             file->name, ranges[i].len, ranges[i].offset, file->size_bytes);
-    return n == 0 ? PLM_OK : file->store->ops->file_read_ranges(file, ranges, n, err);
+    return PLM_OK;
+}
+
+enum plm_code plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size_t n,
+                                   struct plm_err *err)
+{
+    enum plm_code rc = check_ranges(file, ranges, n, err);
+
+    return rc != PLM_OK || n == 0 ? rc : file->store->ops->file_read_ranges(file, ranges, n, err);
+}
+
+enum plm_code plm_file_view(struct plm_file *file, uint64_t offset, size_t len, void *dst,
+                            struct plm_err *err)
+{
+    const struct plm_store_ops *ops = file->store->ops;
+    struct plm_range range = {offset, len, dst};
+    enum plm_code rc = check_ranges(file, &range, 1, err);
+
+    if (rc != PLM_OK || len == 0)
+        return rc;
+    return ops->file_view ? ops->file_view(file, &range, err) : ops->file_read_ranges(file, &range, 1, err);
 }
 
 void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n)

@@ -9,8 +9,9 @@
  *                   the embedded base included. writer_finish frees nothing: after it returns
  *                   PLM_OK store.c calls writer_close(w, false); after an error the caller
  *                   still has the writer, to abort or detach.
- * NULL              `get`, `rename`, `lock`, `file_expect`, `keep`, `put_probing` and `uploads` may be NULL:
- *                   open + read, PLM_UNSUPPORTED twice, nothing twice, `put`, none.
+ * NULL              `get`, `rename`, `lock`, `file_view`, `file_expect`, `keep`, `put_probing` and
+ *                   `uploads` may be NULL: open + read, PLM_UNSUPPORTED twice, read, nothing twice,
+ *                   `put`, none.
  */
 #ifndef PLM_STORE_IMPL_H
 #define PLM_STORE_IMPL_H
@@ -23,6 +24,7 @@ struct plm_store_ops {
                                struct plm_file **, struct plm_err *);
     enum plm_code (*file_read_ranges)(struct plm_file *, const struct plm_range *, size_t n,
                                       struct plm_err *);
+    enum plm_code (*file_view)(struct plm_file *, const struct plm_range *, struct plm_err *);
     void (*file_close)(struct plm_file *);
     void (*file_expect)(struct plm_file *, const struct plm_range *, size_t n);
     void (*keep)(struct plm_store *, uint64_t bytes);

@@ -18,6 +18,7 @@ static const struct plm_store_ops local_ops = {
     .close = local_close,
     .file_open = plm_local_file_open,
     .file_read_ranges = plm_local_read_ranges,
+    .file_view = plm_local_file_view,
     .file_close = plm_local_file_close,
     .size = plm_local_size,
     .list = plm_local_list,

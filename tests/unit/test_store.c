@@ -484,6 +484,64 @@ static void notices_files_that_are_too_short(void **state)
     plm_file_close(f);
 }
 
+/* Views are reads: the same bytes at any offset, in any place; writing to them stays in the region. */
+static void views_are_like_reads(void **state)
+{
+    (void)state;
+    enum { N = 1 << 20, LEN = 300000 };
+    static const size_t froms[] = {0, 4096, 8192 + 100, 777}, places[] = {0, 100, 4096, 4096 + 777};
+    uint8_t *bytes = malloc(N), *region = NULL, *seen = malloc(N);
+    uint64_t used = atomic_load(&ctx->memory_used);
+    struct plm_file *f = NULL;
+
+    for (size_t i = 0; i < N; i++)
+        bytes[i] = (uint8_t)plm_mix64(8, i);
+    assert_int_equal(plm_store_put(store, "data", bytes, N, NULL), PLM_OK);
+    assert_int_equal(plm_file_open(store, "data", 0, &f, NULL), PLM_OK);
+    for (size_t i = 0; i < 16; i++) {
+        size_t from = froms[i / 4], place = places[i % 4];
+        uint64_t got = atomic_load(&ctx->bytes_read);
+
+        assert_int_equal(plm_region_alloc(ctx, &region, N, 1, NULL), PLM_OK);
+        assert_int_equal((uintptr_t)region % 4096, 0);
+        assert_true(atomic_load(&ctx->memory_used) - used >= N);
+        assert_int_equal(plm_file_view(f, from, LEN, region + place, NULL), PLM_OK);
+        assert_int_equal(atomic_load(&ctx->bytes_read) - got, LEN);
+        assert_memory_equal(region + place, bytes + from, LEN);
+        for (size_t at = 0; at < N; at += at == place ? LEN : 1)
+            assert_true(at == place || region[at] == 0);
+        memset(region, 1, N);
+        plm_region_free(ctx, region, N, 1);
+    }
+    assert_int_equal(plm_file_read(f, 0, N, seen, NULL), PLM_OK);
+    assert_memory_equal(seen, bytes, N);
+    plm_file_close(f);
+    free(bytes);
+    free(seen);
+}
+
+static void a_view_of_what_is_gone_is_an_error(void **state)
+{
+    (void)state;
+    enum { N = 1 << 20 };
+    uint8_t *bytes = calloc(1, N), *region = NULL;
+    struct plm_file *f = NULL;
+    struct plm_err err = {0};
+
+    assert_int_equal(plm_store_put(store, "data", bytes, N, NULL), PLM_OK);
+    assert_int_equal(plm_file_open(store, "data", 0, &f, NULL), PLM_OK);
+    assert_int_equal(plm_region_alloc(ctx, &region, N, 1, NULL), PLM_OK);
+    assert_int_equal(plm_file_view(f, 1, N, region, &err), PLM_CORRUPT);
+    expect_message(&err, PLM_CORRUPT, "needs 1048576 bytes at offset 1, but the file ends at 1048576");
+    assert_int_equal(truncate(at("data"), 500000), 0);
+    assert_int_equal(plm_file_view(f, 0, N, region, &err), PLM_CORRUPT);
+    expect_message(&err, PLM_CORRUPT, "ends at offset 500000, expected 548576 more bytes");
+    memset(region, 1, N); /* all of it is there still */
+    plm_region_free(ctx, region, N, 1);
+    plm_file_close(f);
+    free(bytes);
+}
+
 static void a_cancelled_context_stops_long_reads(void **state)
 {
     (void)state;
@@ -817,6 +875,8 @@ int main(void)
         TEST(delete_tree_is_bounded_in_depth),
         TEST(reads_ranges),
         TEST(notices_files_that_are_too_short),
+        TEST(views_are_like_reads),
+        TEST(a_view_of_what_is_gone_is_an_error),
         TEST(a_cancelled_context_stops_long_reads),
         TEST(writes_pieces_from_threads),
         TEST(joins_a_big_object_by_token),
