@@ -40,6 +40,7 @@ struct plm_job {
     struct plm_estimate estimate;
     struct plm_model model;
     struct plm_probes probes;
+    struct plm_sample sample; /* {0} unless it is kept for the phases to come */
     uint64_t trained_rows;
     double loss_unit;
     double *ivf_loss, *pq_error;
@@ -103,6 +104,8 @@ PLM_MUST_CHECK enum plm_code plm_build_commit(struct plm_job *job, struct plm_er
 void plm_job_model_init(struct plm_job *job, uint32_t k);
 PLM_MUST_CHECK enum plm_code plm_job_model_room(struct plm_job *job, struct plm_err *err);
 void plm_job_model_reset(struct plm_job *job);
+/* train.c: from now on every row is read from the table. */
+void plm_job_drop_sample(struct plm_job *job);
 /* verify.c: frees what was found. */
 void plm_job_findings_reset(struct plm_job *job);
 

@@ -353,6 +353,8 @@ enum plm_code plm_build_encode(struct plm_job *job, struct plm_err *err)
 done:
     plm_encoding_close(e.encoding);
     plm_free(job->ctx, e.done);
+    if (!job->plan.memory.gather_bytes) /* the table is not read again */
+        plm_job_drop_sample(job);
     job->seconds.encode = plm_now_seconds() - began;
     return rc;
 }

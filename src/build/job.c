@@ -515,6 +515,7 @@ void plm_job_close(struct plm_job *job)
     plm_free(ctx, job->made);
     plm_free(ctx, job->sizes);
     plm_job_model_reset(job);
+    plm_job_drop_sample(job);
     plm_source_close(&job->source);
     plm_plan_reset(&job->plan);
     plm_manifest_reset(&job->manifest);

@@ -23,6 +23,7 @@
 #define SLICE_BYTES_MIN ((size_t)256 << 10)
 #define GATHER_BYTES ((uint64_t)256 << 20)
 #define GATHER_PASSES_MAX 8 /* over the table; more would cost more than spilling it */
+#define GATHER_PASSES_KEPT 16 /* over a table that is in memory */
 #define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
 #define PART_BYTES ((uint64_t)8 << 20)  /* the same on S3 */
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
@@ -260,14 +261,37 @@ static uint64_t fit_gather(const struct shape *s, uint64_t budget, uint64_t merg
                       m->encode_threads * (batch_bytes(s, m->batch_rows) + 2 * m->task_rows * sizeof(uint32_t));
     uint64_t room = plm_min_u64(plm_max_u64(GATHER_BYTES, whole / 4), whole); /* more would not be faster */
 
+    if (m->keeps_sample) /* nothing is read twice */
+        room = plm_min_u64(plm_max_u64(MERGE_BYTES, whole / GATHER_PASSES_KEPT), whole);
+
     m->gather_bytes = 0;
     if (p->quantizer != PLM_FLAT || p->n_workers > 0 || !is_on_local_disk(s->source))
         return merge;
     room = budget > beside ? plm_min_u64(budget - beside, room) : 0;
-    if (room < block || whole / room >= GATHER_PASSES_MAX)
+    if (room < block || (whole / room >= GATHER_PASSES_MAX && !m->keeps_sample))
         return merge;
     m->gather_bytes = room == whole ? whole + block : room;
     return beside + room;
+}
+
+/* Keeps the sample while rows are encoded, and while FLAT gathers them, where it holds most of the
+ * table and there is room for both. Returns what it takes, else 0. */
+static uint64_t fit_kept(const struct shape *s, uint64_t budget, uint64_t encode, struct plm_memory_plan *m)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t stretches = p->n_live / (PLM_SLICE_ROWS * PLM_KEPT_PARTS) + s->source->n_fragments;
+    uint64_t bytes = sample_bytes(p) + kept_rows(p) * sizeof(uint64_t) + stretches * sizeof(struct plm_kept) +
+                     MARGIN_BYTES;
+    struct plm_memory_plan tried = *m;
+
+    m->keeps_sample = false;
+    if (m->sample_bytes == 0 || p->n_workers > 0 || p->column.element != PLM_F32 || bytes > budget ||
+        encode > budget - bytes || p->sample_rows < p->n_live / PLM_KEPT_PARTS * (PLM_KEPT_PARTS - 1))
+        return 0;
+    tried.keeps_sample = true;
+    (void)fit_gather(s, budget - bytes, 0, &tried);
+    m->keeps_sample = p->quantizer != PLM_FLAT || tried.gather_bytes > 0;
+    return m->keeps_sample ? bytes : 0;
 }
 
 /* The sample in memory or, failing that, spilled, then projected rows, too; then fewer sub-vectors at a time, then fewer
@@ -361,7 +385,9 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     uint64_t merge = fit_merge(&s, budget, &m);
     uint64_t train = fit_train(&s, budget, &m);
     uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
-    merge = fit_gather(&s, budget, merge, &m);
+    uint64_t kept = fit_kept(&s, budget, encode, &m), beside = p->quantizer == PLM_FLAT ? kept : 0;
+    merge = beside + fit_gather(&s, budget - beside, merge, &m);
+    encode += kept;
     m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), plm_max_u64(train, verify_bytes(&s)));
     p->memory = m;
     return PLM_OK;

@@ -288,6 +288,7 @@ enum plm_code plm_build_merge(struct plm_job *job, struct plm_err *err)
         PLM_TRY(merge_segment(job, s, err));
     plm_progress_end(job->ctx);
 done:
+    plm_job_drop_sample(job);
     job->seconds.merge = plm_now_seconds() - began;
     return rc;
 }

@@ -86,6 +86,22 @@ done:
     return rc;
 }
 
+void plm_job_drop_sample(struct plm_job *job)
+{
+    plm_source_keep(&job->source, NULL, 0);
+    plm_sample_reset(&job->sample);
+}
+
+/* What the sample has of the table need not be read again. Empties it. */
+static void keep_sample(struct plm_job *job, struct plm_sample *sample)
+{
+    if (!job->plan.memory.keeps_sample || !sample->kept)
+        return;
+    job->sample = *sample;
+    *sample = (struct plm_sample){0};
+    plm_source_keep(&job->source, job->sample.kept, job->sample.n_kept);
+}
+
 /* A power of two so small that a distance in units of it keeps 60 bits, and so large that no
  * distance between sampled rows reaches 2^62 units. */
 static double loss_unit(size_t dim, float max_abs)
@@ -304,6 +320,7 @@ static enum plm_code make_model(struct plm_job *job, const struct plm_build_opti
     if (job->plan.quantizer == PLM_PQ)
         PLM_TRY(plm_build_train_pq(job, &sample, &o->pq_codebook, err));
     PLM_TRY(draw_probes(job, &sample, err));
+    keep_sample(job, &sample);
     plm_progress_end(job->ctx);
 done:
     job->ctx->threads = threads;

@@ -347,6 +347,60 @@ done:
     return rc;
 }
 
+/* ---- rows that need not be read again ----------------------------------------------------- */
+
+/* Do the rows of a run, all of them, follow those of the stretch? */
+static bool follows(const struct plm_kept *k, uint64_t first, const float *rows, size_t dim)
+{
+    return k && k->first + k->n == first && k->rows + k->n * dim == rows;
+}
+
+/* Runs that were kept whole, as stretches; counts them only when there is no room. Returns their rows. */
+static uint64_t list_kept(const struct taking *t, struct plm_kept *kept, size_t *n_kept)
+{
+    const struct plm_sample *s = &t->sample;
+    struct plm_kept last = {0};
+    uint64_t n_rows = 0;
+    size_t at = 0, n = 0;
+
+    for (size_t i = 0; i < t->n_runs; at += t->runs[i++].n_kept) {
+        const struct run *run = &t->runs[i];
+        uint64_t first = t->by_number[run->first]->number, end = first + run->n;
+        uint64_t rows = plm_min_u64(end * PLM_SLICE_ROWS, t->slices.n_live) - first * PLM_SLICE_ROWS;
+
+        first *= PLM_SLICE_ROWS;
+        if (run->n_kept != rows)
+            continue;
+        n_rows += rows;
+        if (n > 0 && follows(&last, first, s->rows + at * s->dim, s->dim)) {
+            last.n += (size_t)rows;
+        } else {
+            last = (struct plm_kept){first, (size_t)rows, s->rows + at * s->dim, s->rowids + at};
+            n++;
+        }
+        if (kept)
+            kept[n - 1] = last;
+    }
+    *n_kept = n;
+    return n_rows;
+}
+
+/* Worth it when little else is left to be read. */
+static enum plm_code note_kept(struct taking *t, struct plm_err *err)
+{
+    struct plm_sample *s = &t->sample;
+    size_t n = 0;
+    enum plm_code rc = PLM_OK;
+
+    if (!s->rows || t->source->column.element != PLM_F32 ||
+        list_kept(t, NULL, &n) < t->slices.n_live / PLM_KEPT_PARTS * (PLM_KEPT_PARTS - 1) || n == 0)
+        return PLM_OK;
+    PLM_TRY(plm_alloc(t->ctx, &s->kept, n, sizeof *s->kept, err));
+    (void)list_kept(t, s->kept, &s->n_kept);
+done:
+    return rc;
+}
+
 /* ---- the choice ------------------------------------------------------------------------- */
 
 /* Lists and counts slices until the first n_used of them give n_wanted usable rows, or none is
@@ -412,6 +466,7 @@ enum plm_code plm_sample_take(struct plm_source *source, enum plm_metric metric,
     plm_slices_init(&t.slices, ctx, source->n_live, seed);
     PLM_TRY(plm_calloc(ctx, &t.batches, t.window_max, sizeof *t.batches, err));
     PLM_TRY(take(&t, n_wanted, max_bytes, spill_store, spill_path, err));
+    PLM_TRY(note_kept(&t, err));
     *out = t.sample;
     t.sample = (struct plm_sample){0};
 done:
@@ -519,6 +574,8 @@ void plm_sample_reset(struct plm_sample *sample)
 {
     if (sample->ctx && !sample->is_borrowed)
         plm_region_free(sample->ctx, sample->rows, sample->n_room * sample->dim, sizeof *sample->rows);
+    if (sample->ctx)
+        plm_free(sample->ctx, sample->kept);
     if (sample->ctx)
         plm_free(sample->ctx, sample->rowids);
     plm_file_close(sample->spill);

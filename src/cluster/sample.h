@@ -13,6 +13,7 @@
 #include "store/store.h"
 
 #define PLM_SLICE_ROWS 64
+#define PLM_KEPT_PARTS 8 /* a sample that misses no more than one part in so many spares reading the rest */
 
 struct plm_sample {
     struct plm_ctx *ctx;
@@ -27,6 +28,8 @@ struct plm_sample {
     float lo, hi;           /* least and greatest value: the bounds of SQ */
     bool is_whole;          /* every live row was looked at */
     bool is_borrowed;       /* rows are the caller's */
+    struct plm_kept *kept;  /* most rows of the table, found in this sample; NULL: there are not so many */
+    size_t n_kept;
     struct plm_store *aside; /* borrowed: where shards of it keep projected rows; NULL: in memory */
     char aside_path[48];
 };

@@ -319,6 +319,44 @@ static enum plm_code check_rows(const struct plm_source *source, uint64_t first,
     return PLM_OK;
 }
 
+/* The stretch that has all of the rows; NULL: none. */
+static const struct plm_kept *kept_of(const struct plm_source *source, uint64_t first, size_t n)
+{
+    size_t low = 0, high = source->n_kept;
+
+    while (low < high) { /* least stretch that ends behind `first` */
+        size_t middle = low + (high - low) / 2;
+        const struct plm_kept *k = &source->kept[middle];
+
+        if (k->first + k->n <= first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    const struct plm_kept *k = low < source->n_kept ? &source->kept[low] : NULL;
+    return k && k->first <= first && n <= k->n - (first - k->first) ? k : NULL;
+}
+
+static void take_kept(const struct plm_kept *k, uint64_t first, size_t n, struct plm_batch *batch)
+{
+    size_t at = (size_t)(first - k->first);
+
+    batch->rows = (float *)(uintptr_t)(k->rows + at * batch->dim);
+    batch->raw = batch->rows;
+    batch->n = n;
+    memset(batch->dropped, 0, sizeof batch->dropped);
+    memcpy(batch->rowids, k->rowids + at, n * sizeof *batch->rowids);
+    for (size_t i = 0; i < n; i++)
+        batch->ordinals[i] = first + i;
+}
+
+void plm_source_keep(struct plm_source *source, const struct plm_kept *kept, size_t n)
+{
+    PLM_ASSERT(n == 0 || source->column.element == PLM_F32);
+    source->kept = kept;
+    source->n_kept = n;
+}
+
 enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t first,
                               size_t n, struct plm_batch *batch, struct plm_err *err)
 {
@@ -326,6 +364,11 @@ enum plm_code plm_source_read(struct plm_source *source, enum plm_metric metric,
 
     PLM_TRY(check_rows(source, first, n, err));
     PLM_TRY(make_room(source, n, batch, err));
+    const struct plm_kept *k = n > 0 ? kept_of(source, first, n) : NULL;
+    if (k) {
+        take_kept(k, first, n, batch);
+        return PLM_OK;
+    }
     PLM_TRY(make_rows(batch, err));
     PLM_TRY(read_rows(source, metric, first, n, batch->cap, batch, err));
 done:

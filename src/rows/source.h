@@ -30,6 +30,16 @@ struct plm_source {
     uint64_t column_bytes; /* stored value bytes, for plans */
     bool is_copy;
     struct plm_store *copy; /* borrowed; see plm_source_open_copy() */
+    const struct plm_kept *kept; /* borrowed; see plm_source_keep() */
+    size_t n_kept;
+};
+
+/* Rows [first, first + n) that are in memory already, all usable, as plm_source_read() gives them. */
+struct plm_kept {
+    uint64_t first;
+    size_t n;
+    const float *rows; /* [n][dim] */
+    const uint64_t *rowids;
 };
 
 /* fragments: ids, ascending, NULL = all. PLM_NOT_FOUND for an id that is not there. Opens and
@@ -55,12 +65,18 @@ struct plm_ordinals {
 };
 void plm_source_expect(struct plm_source *source, const struct plm_ordinals *ranges, size_t n);
 
+/* From now on what lies in one of these stretches, ascending, is read from there (float32 only; the
+ * metric is that of all reads). They are borrowed until the next call; n == 0: none. Not while the
+ * source is read. */
+void plm_source_keep(struct plm_source *source, const struct plm_kept *kept, size_t n);
+
 /* Live rows of a range, ready for arithmetic. {0} is empty; reused from read to read. */
 struct plm_batch {
     struct plm_ctx *ctx;
     size_t n, dim;            /* usable rows (dropped ones are already out) */
     enum plm_element element;
-    float *rows;              /* [n][dim]: as float32; divided by the norm under cosine */
+    float *rows;              /* [n][dim]: as float32; divided by the norm under cosine. Only to be
+                                 read: they may be those of a plm_kept */
     void *raw;                /* [n][dim] of `element`: what a FLAT index stores (cosine:
                                  normalized); == rows when element is F32 */
     uint64_t *rowids;         /* [n] */

@@ -155,6 +155,39 @@ static void expect_sample(const struct table *t, const struct plm_sample *s, siz
     free(chosen);
 }
 
+static void expect_same_batch(const struct plm_batch *a, const struct plm_batch *b)
+{
+    assert_int_equal(a->n, b->n);
+    assert_memory_equal(a->rows, b->rows, a->n * DIM * sizeof(float));
+    assert_memory_equal(a->raw, b->raw, a->n * DIM * sizeof(float));
+    assert_memory_equal(a->rowids, b->rowids, a->n * sizeof *a->rowids);
+    assert_memory_equal(a->ordinals, b->ordinals, a->n * sizeof *a->ordinals);
+    assert_memory_equal(a->dropped, b->dropped, sizeof a->dropped);
+}
+
+/* What the sample keeps is read as it would be from the table; returns how many reads were spared. */
+static size_t expect_kept(struct table *t, const struct plm_sample *s)
+{
+    struct plm_batch plain = {0}, kept = {0};
+    size_t n_spared = 0;
+
+    for (size_t step = 1; step < 300; step += 41)
+        for (size_t first = 0; first < t->n; first += step) {
+            size_t n = plm_min_size(step, t->n - first);
+
+            plm_source_keep(&t->source, NULL, 0);
+            assert_int_equal(plm_source_read(&t->source, PLM_L2, first, n, &plain, NULL), PLM_OK);
+            plm_source_keep(&t->source, s->kept, s->n_kept);
+            assert_int_equal(plm_source_read(&t->source, PLM_L2, first, n, &kept, NULL), PLM_OK);
+            expect_same_batch(&plain, &kept);
+            n_spared += kept.rows >= s->rows && kept.rows < s->rows + s->n * DIM;
+        }
+    plm_source_keep(&t->source, NULL, 0);
+    plm_batch_reset(&plain);
+    plm_batch_reset(&kept);
+    return n_spared;
+}
+
 static void check(struct table *t, size_t n_wanted)
 {
     struct plm_sample sample = {0};
@@ -167,6 +200,12 @@ static void check(struct table *t, size_t n_wanted)
     assert_true(sample.is_whole || n_wanted < t->n);
     if (n_wanted >= t->n)
         assert_true(sample.is_whole);
+    size_t n_spared = expect_kept(t, &sample);
+    assert_int_equal(n_spared > 0, sample.n_kept > 0);
+    if (n_wanted >= t->n && t->dropped == 0)
+        assert_int_equal(sample.n_kept, 1);
+    if (n_wanted < t->n / 2)
+        assert_null(sample.kept);
     plm_sample_reset(&sample);
     plm_sample_reset(&sample);
 
