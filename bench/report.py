@@ -143,12 +143,13 @@ def kernels_text(lines):
     cells = {}
     for record in records:
         share = f" ({record['of_peak']:.0%})" if record.get("of_peak") else ""
+        share = f" ({record['gbytes_s']:.0f} GB/s)" if record.get("gbytes_s") else share
         cells.setdefault((record["kernel"], record["dim"]), {})[record["table"]] = f"{record['gops']:.1f}{share}"
     peaks = ", ".join(f"{table} {max(r['peak_gflops'] for r in records if r['table'] == table):.0f}" for table in tables
                       if any(r["table"] == table and r["peak_gflops"] for r in records))
     rows = [[f"`{kernel}`", dim, *(found.get(name, "") for name in tables)] for (kernel, dim), found in cells.items()]
-    return (f"Billions of operations a second of one thread, and their share of the measured fp32 peak ({peaks} GFLOP/s). Every kernel "
-            f"was compared with scalar in the same run.\n\n" + table(["kernel", "dimensions", *tables], rows))
+    return (f"Billions of operations a second of one thread, and their share of the measured fp32 peak ({peaks} GFLOP/s) or what "
+            f"they move. Every kernel was compared with scalar in the same run.\n\n" + table(["kernel", "dimensions", *tables], rows))
 
 
 def parts_text(lines):

@@ -55,6 +55,7 @@ void plm_simd_avx512_sums(struct plm_kernels *table); /* the same */
 void plm_simd_avx512_pq(struct plm_kernels *table);   /* the same */
 void plm_simd_avx512_vnni(struct plm_kernels *table); /* and AVX512_VNNI */
 void plm_simd_avx512_words(struct plm_kernels *table); /* the same */
+void plm_simd_avx2_pq(struct plm_kernels *table);
 void plm_simd_avx2_bytes(struct plm_kernels *table);
 void plm_simd_avx2_near(struct plm_kernels *table);
 void plm_simd_avx2_sq(struct plm_kernels *table);
