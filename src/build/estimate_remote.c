@@ -11,6 +11,11 @@
 #define KEEP_BYTES ((uint64_t)64 << 20) /* for each thread */
 #define CHECK_SLICES 16                 /* stretches of rows that verify looks up */
 #define JOIN_REQUESTS 4                 /* of a worker that opens the table and the job, footers aside */
+#define MODEL_REQUESTS 6                /* of a process that reads the model */
+#define RUN_OPENS 3                     /* of each run, beside those that merge it; each takes RUN_REQUESTS */
+#define RUN_REQUESTS 3
+#define JOB_PUTS 9                      /* plan, model, markers, the report; probes of what the store can do */
+#define GROUPS_EACH 4                   /* groups of sub-vectors that PQ trains, for each worker */
 
 uint64_t plm_plan_keep_bytes(const struct plm_plan *p)
 {
@@ -34,7 +39,11 @@ static void add_column(const struct plm_source *source, const struct plm_plan *p
     double hit = fmin(slices, places * (1 - exp(-slices / places)));
     bool is_whole = p->sample_rows >= p->n_live, again = p->memory.gather_bytes > 0;
     bool trains = p->centroids_xxh3 == 0 || p->codebook_xxh3 == 0;
-    double passes = (is_whole && trains && column <= keep ? 0 : 1) + (again && column > keep);
+    double stays = p->n_workers > 0 ? 1.0 / p->n_workers : 1; /* of what was sampled, with who encodes it */
+    double passes = (is_whole && trains && column <= keep ? 1 - stays : 1) + (again && column > keep);
+
+    if (p->n_workers > 0) /* ranges of shards and tasks, each for itself */
+        all = fmax(all, files + (double)p->n_tasks);
 
     if (trains) {
         e->get += (uint64_t)(is_whole ? all : fmax(1, hit));
@@ -65,17 +74,26 @@ static void add_index(const struct plm_plan *p, bool verifies, struct plm_estima
     }
 }
 
-/* Workers open the table each for itself, and leave their runs with it. */
+/* Workers open the table each for itself, and leave with it their runs and the columns PQ is trained from. */
 static void add_workers(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *e)
 {
-    double runs = (double)p->n_live * (p->memory.gather_bytes ? 12 : plm_plan_code_bytes(p) + 8);
+    double runs = (double)p->n_live * (p->memory.gather_bytes ? 12 : plm_plan_code_bytes(p) + 8), columns = 0;
+    uint64_t workers = p->n_workers, mergers = 0, groups = 0;
 
-    e->get += p->n_workers * (JOIN_REQUESTS + source->n_fragments) + 4 * p->n_tasks;
-    e->put += 2 * p->n_tasks + 8;
-    e->list += p->n_workers + 4;
-    e->deleted += p->n_tasks + 8;
-    e->bytes_read += (uint64_t)runs + p->n_workers * source->n_fragments * FOOTER_BYTES;
-    e->bytes_written += (uint64_t)runs;
+    for (size_t i = 0; i < p->n_segments; i++)
+        mergers += plm_layout_of(p->segments[i].n_rows, plm_plan_code_bytes(p)).n_blocks;
+    mergers = plm_min_u64(mergers, workers);
+    if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0) {
+        groups = plm_min_u64(p->num_sub_vectors, GROUPS_EACH * workers);
+        columns = (double)plm_min_u64(p->sample_rows, (uint64_t)PLM_PQ_SAMPLE_PER_CODE << p->num_bits) * p->column.dim * 4;
+    }
+    e->get += workers * (JOIN_REQUESTS + source->n_fragments) + (workers + 1) * MODEL_REQUESTS + groups * (workers + 1) +
+              p->n_tasks * (RUN_REQUESTS * (RUN_OPENS + mergers) + mergers + 1);
+    e->put += p->n_tasks + JOB_PUTS + mergers + groups + (groups ? workers : 0);
+    e->list += workers + 4;
+    e->deleted += p->n_tasks + JOB_PUTS + mergers + groups + (groups ? workers : 0);
+    e->bytes_read += (uint64_t)(runs + columns) + workers * source->n_fragments * FOOTER_BYTES;
+    e->bytes_written += (uint64_t)(runs + columns);
 }
 
 void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, bool verifies, struct plm_estimate *e)

@@ -75,15 +75,26 @@ def test_same_bytes_as_on_disk(cluster, originals, server, options, threads_engi
     assert keys(server, f"{name}/_pilum/") == {}
 
 
+def assert_as_planned(report):
+    """What all processes did, beside what the plan for so many workers said. The job's files are deleted after the report."""
+    planned, seen = report["plan"], report["resources"]
+    for key in ("get", "put", "list"):
+        assert abs(planned["requests"][key] - seen["requests"][key]) <= max(10, 0.3 * seen["requests"][key]), key
+    for key in ("bytes_read", "bytes_written"):
+        assert abs(planned[key] - seen[key]) <= 0.3 * seen[key] + (1 << 20), key
+
+
 @pytest.mark.parametrize("index_type, more", [("IVF_FLAT", {}), ("IVF_PQ", {"num_sub_vectors": 16})])
-def test_stock_readers_search_it(cluster, originals, server, options, threads_engine, index_type, more):
-    """40,000 x 96: same bytes as on local disk; stock pylance and LanceDB find with them what is there."""
+def test_stock_readers_search_it(cluster, originals, server, options, threads_engine, index_type, more, tmp_path):
+    """40,000 x 96: same bytes as on local disk, about as many requests and bytes as planned; stock pylance and LanceDB find
+    with them what is there."""
     import lancedb
 
     uri = f"s3://bucket/wide-{index_type}.lance"  # as LanceDB names its tables
     upload(originals, "wide", uri, options)
     pilum.ray.create_index(uri, "vec", index_type, num_workers=2, num_partitions=16, storage_options=options, threads=1,
-                           progress="none", **more)
+                           progress="none", report=tmp_path / "r.json", **more)
+    assert_as_planned(json.loads((tmp_path / "r.json").read_text()))
     words = [word for key, value in more.items() for word in ("--" + key.replace("_", "-"), value)]
     local = threads_engine("wide", index_type, "--num-partitions", 16, *words)
     assert remote_index_bytes(server, f"wide-{index_type}.lance") == local
