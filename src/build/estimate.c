@@ -14,6 +14,8 @@
 #define AXES_ROUNDS 3    /* of subspace iteration */
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
+#define GROUPED 4096     /* from so many partitions on training looks into groups of near ones, */
+#define GROUP_LOOKS 16   /* at least so many groups, or one in so many */
 #define PQ_PASSES 18     /* over the training rows, the smaller sample counted in */
 #define HEAD_RANK 80     /* leading dimensions by which most partitions are excluded */
 #define HEAD_SPREAD 0.15 /* of the dimensions: variance spread over no more than that makes a head pay */
@@ -159,6 +161,23 @@ static double assign_work(const struct work *w)
     return best;
 }
 
+/* Points that a row is compared with while training. */
+static double looked_at(double k)
+{
+    double groups = ceil(sqrt(k)), looks = fmin(groups, fmax(GROUP_LOOKS, groups / GROUP_LOOKS));
+
+    return k < GROUPED ? k : groups * (1 + looks);
+}
+
+/* A row of the sample in a Lloyd step: by its coordinates on the axes, and a few in full; exactly, where the
+ * axes say too little. */
+static double place_work(const struct work *w)
+{
+    if (w->projected >= w->d)
+        return fmin(assign_work(w), looked_at(w->k) * w->d);
+    return w->k >= FILTER_PARTITIONS && !has_head(w) ? assign_work(w) : looked_at(w->k) * w->projected + HEAD_LEFT * w->d;
+}
+
 /* ---- phases ------------------------------------------------------------------------------- */
 
 static void estimate_centroids(const struct work *w, double *terms)
@@ -172,8 +191,8 @@ static void estimate_centroids(const struct work *w, double *terms)
     }
     terms[PLM_TERM_TREE] = computed(w, 2 * LEVEL_ROUNDS * values * w->fan);
     terms[PLM_TERM_NODES] = moved(w, 2 * LEVEL_ROUNDS * values * 4);
-    terms[PLM_TERM_LEAVES] = computed(w, values * w->k);
-    terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * assign_work(w));
+    terms[PLM_TERM_LEAVES] = computed(w, values * looked_at(w->k));
+    terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * place_work(w));
     terms[PLM_TERM_SUMS] = (LLOYD_ROUNDS + 1) * moved(w, w->sample * w->d * 4);
     terms[PLM_TERM_CENTROIDS] = (LLOYD_ROUNDS + 1) * w->threads * moved(w, w->k * w->d * 8);
 }
