@@ -135,9 +135,15 @@ static double fetched(const struct work *w, double bytes)
 }
 
 /* Runs hold no codes: merging takes them from the table. */
-static bool reads_again(const struct work *w)
+static bool is_gathered(const struct work *w)
 {
     return w->plan->memory.gather_bytes > 0;
+}
+
+/* Share of the column that is read once the sample is there: it may be kept, and stands for its rows then. */
+static double share_read(const struct work *w)
+{
+    return w->plan->memory.keeps_sample ? 1 - w->sample / w->n : 1;
 }
 
 /* Do few leading dimensions hold most of the variance? */
@@ -213,10 +219,10 @@ static void estimate_train(const struct work *w, double *terms)
 
 static void estimate_encode(const struct work *w, double *terms)
 {
-    double run = w->n * (reads_again(w) ? 12 : w->code);
+    double run = w->n * (is_gathered(w) ? 12 : w->code);
 
     terms[PLM_TERM_ENCODE_START] = START;
-    terms[PLM_TERM_READ] = fetched(w, w->column_bytes);
+    terms[PLM_TERM_READ] = fetched(w, w->column_bytes * share_read(w));
     terms[PLM_TERM_ASSIGN] = computed(w, w->n * assign_work(w));
     terms[PLM_TERM_PROBES] = computed(w, w->n * w->d * PLM_PROBE_QUERIES);
     if (w->plan->quantizer == PLM_PQ)
@@ -228,10 +234,10 @@ static void estimate_encode(const struct work *w, double *terms)
 
 static void estimate_merge(const struct work *w, double *terms)
 {
-    double bytes = w->n * w->code, room = (double)(reads_again(w) ? w->plan->memory.gather_bytes : w->plan->memory.merge_bytes);
+    double bytes = w->n * w->code, room = (double)(is_gathered(w) ? w->plan->memory.gather_bytes : w->plan->memory.merge_bytes);
 
     terms[PLM_TERM_MERGE_START] = START + 3 * (double)w->plan->n_segments * w->rates->sync;
-    terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (reads_again(w) ? fetched(w, w->column_bytes) : 0);
+    terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (is_gathered(w) ? fetched(w, w->column_bytes * share_read(w)) : 0);
     terms[PLM_TERM_ROOM] = first_written(w, fmin(bytes, room));
     terms[PLM_TERM_PAGES] = fmax(0, bytes - FEW_BYTES) / w->rates->touch;
     terms[PLM_TERM_WRITE] = (bytes + w->k * w->d * 4) / w->rates->write;
@@ -314,7 +320,7 @@ static void estimate_verify(const struct work *w, double *terms)
 static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 {
     double codes = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
-    bool again = reads_again(w);
+    bool again = is_gathered(w);
     double runs = again ? w->n * 12 : codes;
 
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
@@ -324,7 +330,7 @@ static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 
     if (w->verifies_all)
         seen = w->column_bytes + w->n * 8 + codes + w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code);
-    out->bytes_read = (uint64_t)(w->column_bytes * (1 + again + w->sample / w->n) + runs + w->verifies * seen +
+    out->bytes_read = (uint64_t)(w->column_bytes * (share_read(w) * (1 + again) + w->sample / w->n) + runs + w->verifies * seen +
                                  spilled * (LLOYD_ROUNDS + 2) + projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
     out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled + projected);
 }
@@ -353,6 +359,8 @@ static void estimate_requests(const struct plm_source *source, const struct plm_
     uint64_t stretches = (uint64_t)((double)(p->sample_rows / PLM_SLICE_ROWS) * missed) + source->n_fragments;
 
     uint64_t checks = p->n_live * plm_plan_code_bytes(p) / CHECK_READS + CHECK_SMALL_READS;
+    if (p->memory.keeps_sample)
+        batches = (uint64_t)((double)batches * missed);
     out->get = 3 + 2 * source->n_fragments + batches + stretches + p->n_tasks +
                plm_min_u64(CHECK_ROWS_MAX, checks);
     out->put = p->n_tasks + 2 * p->n_segments + 6;
