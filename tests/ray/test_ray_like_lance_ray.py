@@ -12,7 +12,9 @@ import pilum.ray
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+LIMIT_S = 400
 #: lance_ray hangs at times: it runs in a process of its own, which may be ended and started again.
+TRIES_S = (35, 100, 200)
 THEIRS = """
 import json, sys, lance_ray, lance, ray
 ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
@@ -22,15 +24,15 @@ print("RESULT", type(ds).__name__, ds.version)
 
 
 def theirs(address, positional, named):
-    for _ in range(3):
+    for limit in TRIES_S:
         try:
             done = subprocess.run([sys.executable, "-c", THEIRS, address, json.dumps(positional), json.dumps(named)],
-                                  capture_output=True, text=True, timeout=35)
+                                  capture_output=True, text=True, timeout=limit)
         except subprocess.TimeoutExpired:
             continue
         if done.returncode == 0:
             return next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split()[1:]
-    pytest.fail("lance_ray made no index in three tries")
+    pytest.fail(f"lance_ray made no index in {len(TRIES_S)} tries")
 
 
 TYPES = {"IVF_FLAT": {}, "IVF_SQ": {}, "IVF_PQ": {"num_sub_vectors": 4, "num_bits": 4}}

@@ -36,5 +36,5 @@ def test_workers_stay_within_the_budget(tall, monkeypatch, index_type):
 @pytest.mark.usefixtures("cluster")
 def test_a_budget_too_small_for_a_worker_is_refused_before_any_work(tall):
     with pytest.raises(pilum.MemoryBudgetError, match="the smallest that would do"):
-        pilum.ray.create_index(tall, "vec", "IVF_SQ", num_workers=2, num_partitions=64, memory_budget=16 * MIB,
+        pilum.ray.create_index(tall, "vec", "IVF_SQ", num_workers=2, num_partitions=64, memory_budget=4 * MIB,
                                progress="none")
