@@ -43,12 +43,17 @@ static inline void take_values(const struct matrix *m, size_t i, size_t first, s
 /* Values [first, first + n_values) of all rows, turned: out [n_values][rows]. */
 static void take_columns(const struct matrix *m, size_t first, size_t n_values, float *out)
 {
-    float row[PLM_BLOCK_ROWS];
+    float rows[SQUARE][PLM_BLOCK_ROWS];
+    size_t n_rows = m->rows->n;
 
-    for (size_t i = 0; i < m->rows->n; i++) {
-        take_values(m, i, first, n_values, row);
+    for (size_t top = 0; top < n_rows; top += SQUARE) {
+        size_t n = plm_min_size(SQUARE, n_rows - top);
+
+        for (size_t i = 0; i < n; i++)
+            take_values(m, top + i, first, n_values, rows[i]);
         for (size_t d = 0; d < n_values; d++)
-            out[d * m->rows->n + i] = row[d];
+            for (size_t i = 0; i < n; i++)
+                out[d * n_rows + top + i] = rows[i][d];
     }
 }
 

@@ -3,6 +3,7 @@
  * A chunk's rows are placed, then added to the sums. Where these are large, all rows are placed first:
  * what that takes is gone when the sums come. */
 #include "cluster/assign.h"
+#include "cluster/shard_groups.h"
 #include "cluster/shard_impl.h"
 
 #define TASK_ROWS PLM_PASS_ROWS
@@ -16,6 +17,7 @@ struct pass {
     struct plm_shard *shard;
     const struct plm_step *step;
     struct plm_place_head *head;         /* LLOYD with axes */
+    struct plm_place_near *near;         /* very many points in few dimensions */
     struct plm_assigner *assigner;       /* LLOYD without, and for rows left open */
     struct plm_assign_scratch *scratch;  /* of the assigner, per worker */
     double *exact;                       /* LLOYD without axes, per worker: [TASK_ROWS] */
@@ -77,6 +79,8 @@ static enum plm_code place_task(void *arg, size_t task, unsigned worker, struct 
             p->distances[i] = p->step->head.metric == PLM_DOT ? 0 : s->squares[p->first + i];
         return PLM_OK;
     }
+    if (p->near)
+        return plm_place_near(p->near, rows, p->first + at, n, worker, p->ids + at, p->distances + at, err);
     if (p->packed)
         return place_projected(p, at, n, p->packed + worker * 2 * plm_packed_floats(s->r), err);
     double *exact = p->exact + worker * (size_t)TASK_ROWS;
@@ -201,7 +205,7 @@ static size_t chunk_rows_of(const struct pass *p)
         size_t row_bytes = s->dim * sizeof(float), later = 0, sums = plm_sums_bytes(h->n_points, s->dim);
         uint64_t left = plm_memory_left(s->ctx);
 
-        if (p->head)
+        if (p->head && !plm_groups_pay(h->k))
             later = plm_assigner_bytes(h->k, s->dim) +
                     s->ctx->threads * (plm_assign_scratch_bytes(h->k, s->dim) + plm_packed_floats(s->dim) * sizeof(float));
         later = p->sums_wait ? plm_max_size(later, sums) : later + sums;
@@ -218,7 +222,11 @@ static enum plm_code prepare_nearest(struct pass *p, struct plm_err *err)
     const struct plm_step_head *h = &p->step->head;
     enum plm_code rc = PLM_OK;
 
-    if (h->kind == PLM_STEP_LLOYD && h->has_basis) {
+    if (plm_place_near_pays(p->step)) {
+        if (h->kind == PLM_STEP_LLOYD)
+            plm_shard_forget(s);
+        PLM_TRY(plm_place_near_create(s, p->step, &p->near, err));
+    } else if (h->kind == PLM_STEP_LLOYD && h->has_basis) {
         PLM_TRY(plm_place_head_create(s, p->step, &p->head, err));
     } else if (h->kind == PLM_STEP_LLOYD) {
         plm_shard_forget(s); /* what was projected is not needed any more */
@@ -260,6 +268,7 @@ static void release_nearest(struct pass *p)
     struct plm_ctx *ctx = p->shard->ctx;
 
     plm_place_head_destroy(p->head);
+    plm_place_near_destroy(p->near);
     plm_assigner_destroy(p->assigner);
     for (size_t i = 0; p->scratch && i < ctx->threads; i++)
         plm_assign_scratch_reset(&p->scratch[i]);
@@ -269,6 +278,7 @@ static void release_nearest(struct pass *p)
     plm_free(ctx, p->gathered);
     plm_free(ctx, p->packed);
     p->head = NULL;
+    p->near = NULL;
     p->assigner = NULL;
     p->scratch = NULL;
     p->exact = NULL;
@@ -329,13 +339,14 @@ enum plm_code plm_shard_full(struct plm_shard *shard, const struct plm_step *ste
     PLM_TRY(prepare_chunks(&p, err));
     if (p.sums_wait) {
         PLM_TRY(place_and_add(&p, NULL, err));
+        p.n_open_all += p.head ? (uint32_t)plm_place_head_doubtful(p.head) : 0;
         release_nearest(&p);
     }
     PLM_TRY(plm_partial_begin(partial, PLM_SUMS, step, step->head.n_points, step->head.dim, 0, &sums,
                               err));
     PLM_TRY(p.sums_wait ? add_all(&p, &sums, err) : place_and_add(&p, &sums, err));
     sums.head->n_rows = shard->n;
-    sums.head->n_open = p.n_open_all;
+    sums.head->n_open = p.n_open_all + (p.head ? (uint32_t)plm_place_head_doubtful(p.head) : 0);
 done:
     release(&p);
     return rc;

@@ -86,11 +86,27 @@ plm_place_head_create(struct plm_shard *shard, const struct plm_step *step, stru
                       struct plm_err *err);
 void plm_place_head_destroy(struct plm_place_head *head);
 #define PLM_ROW_OPEN UINT32_MAX
-/* Rows [first, first + n) of the shard, at `rows` -> ids, PLM_ROW_OPEN for those to be placed
- * exactly. */
+/* Rows [first, first + n) of the shard, n <= PLM_PASS_ROWS, at `rows` -> ids, PLM_ROW_OPEN for those
+ * to be placed exactly. */
 PLM_MUST_CHECK enum plm_code
-plm_place_by_head(const struct plm_place_head *head, const float *rows, size_t first, size_t n,
+plm_place_by_head(struct plm_place_head *head, const float *rows, size_t first, size_t n,
                   unsigned worker, uint32_t *ids, struct plm_err *err);
+
+/* How many of them had too many centroids in doubt for the axes to say which. */
+size_t plm_place_head_doubtful(const struct plm_place_head *head);
+
+/* Very many points in few dimensions: nearly the nearest; see shard_near.c. */
+struct plm_place_near;
+bool plm_place_near_pays(const struct plm_step *step);
+size_t plm_place_near_bytes(size_t k, size_t dim, unsigned threads);
+PLM_MUST_CHECK enum plm_code
+plm_place_near_create(struct plm_shard *shard, const struct plm_step *step, struct plm_place_near **out,
+                      struct plm_err *err);
+void plm_place_near_destroy(struct plm_place_near *near);
+/* As plm_place_by_head(), and distances. */
+PLM_MUST_CHECK enum plm_code
+plm_place_near(const struct plm_place_near *near, const float *rows, size_t first, size_t n, unsigned worker,
+               uint32_t *ids, float *distances, struct plm_err *err);
 
 /* Rows [n] grouped by ids < n_ids: starts [n_ids + 1], order [n], ascending in each group. */
 void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order);

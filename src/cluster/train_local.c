@@ -1,5 +1,6 @@
 /* train_local.c - training on one machine, and the memory it takes. */
 #include "cluster/assign.h"
+#include "cluster/shard_groups.h"
 #include "cluster/shard_impl.h"
 #include "cluster/train_math.h"
 
@@ -75,15 +76,30 @@ static size_t tree_bytes(const struct shape *s)
            s->threads * fan * 4 * (s->r * sizeof(double) + 16) + s->n * 2 * sizeof(uint32_t) + chunk + units;
 }
 
-/* A pass in full dimension; `centroids` are those of the next step, or of a checkpoint. */
+/* What finds the centroids of rows in a LLOYD step, and of those that the axes leave open. */
+static size_t place_bytes(const struct shape *s)
+{
+    size_t k = s->k, r = s->r, exact = plm_assigner_bytes(k, s->dim) + s->threads * plm_assign_scratch_bytes(k, s->dim);
+    size_t rows = PLM_PASS_ROWS * ((2 * r + 1) * sizeof(float) + sizeof(struct plm_found));
+
+    if (!s->has_basis)
+        return plm_groups_pay(k) && s->dim == s->r && plm_projected_dim(s->dim, PLM_FETCH_ROWS) == 0
+                   ? plm_place_near_bytes(k, s->dim, (unsigned)s->threads)
+                   : exact;
+    if (plm_groups_pay(k)) /* or exactly, where the axes are given up */
+        return plm_max_size(exact, plm_groups_bytes(k, r + 1, (unsigned)s->threads) + k * (r + 3) * sizeof(float) +
+                                       s->threads * rows);
+    return exact + k * (4 * (r + 1) * sizeof(float) + 8) + s->threads * k * 25 * sizeof(float);
+}
+
+/* A pass in full dimension. */
 static size_t pass_bytes(const struct shape *s)
 {
     size_t k = s->k, sums = plm_sums_bytes(k, s->dim), centroids = k * s->dim * sizeof(float);
-    size_t head = s->has_basis ? k * (4 * (s->r + 1) * sizeof(float) + 8) + s->threads * k * 25 * sizeof(float) : 0;
-    size_t place = head + plm_assigner_bytes(k, s->dim) + s->threads * plm_assign_scratch_bytes(k, s->dim);
     bool wait = plm_sums_wait(k, s->dim);
-    size_t means = k * s->r * 2 * sizeof(float) + sums + centroids;
-    size_t lloyd = centroids + (wait ? plm_max_size(place, sums) : place + sums);
+    size_t near = plm_groups_pay(k) ? plm_place_near_bytes(k, s->r, (unsigned)s->threads) : k * s->r * sizeof(float);
+    size_t means = k * s->r * sizeof(float) + plm_max_size(near + (wait ? 0 : sums), sums + centroids);
+    size_t place = place_bytes(s), lloyd = centroids + (wait ? plm_max_size(place, sums) : place + sums);
 
     return plm_max_size(means, lloyd) + k * 48 + (wait ? s->n * 12 : (size_t)1 << 20);
 }

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "cluster/shard_groups.h"
 #include "cluster/shard_impl.h"
 #include "cluster/trainer_impl.h"
 #include "support/mem_store.h"
@@ -246,6 +247,73 @@ static void test_cuts_noise(void **state)
 {
     (void)state;
     check_cuts(2600, 160, 90, PLM_L2, 2);
+}
+
+/* So many centroids that rows look for theirs in groups, on axes and without. */
+static void test_cuts_groups(void **state)
+{
+    (void)state;
+    check_cuts(4300, 100, 4100, PLM_L2, 0.05f);
+}
+static void test_cuts_groups_unprojected(void **state)
+{
+    (void)state;
+    check_cuts(4300, 12, 4100, PLM_L2, 0.05f);
+}
+
+/* Points found through groups against all of them. */
+static void check_groups(bool dot)
+{
+    enum { N = 960, DIM = 20, K = 5000 };
+    float *points = clustered(K, DIM, 300, 12, 0.2f), *rows = clustered(N, DIM, 300, 12, 0.2f);
+    float *biases = malloc(K * sizeof *biases), best[N], second[N];
+    struct plm_found *found = malloc(N * sizeof *found);
+    struct plm_groups *groups;
+    uint32_t ids[N], n_right = 0;
+    bool which[N];
+
+    rows[7 * DIM] = NAN;
+    for (size_t j = 0; j < K; j++)
+        biases[j] = dot ? 0 : (float)ctx->kernels->norm2(points + j * DIM, DIM) / 2;
+    assert_int_equal(plm_groups_create(ctx, points, biases, K, DIM, dot, &groups, NULL), PLM_OK);
+    plm_groups_nearest(groups, rows, N, 0, best, second, ids);
+    for (size_t i = 0; i < N; i++)
+        which[i] = i % 2 == 0 && i > 0;
+    plm_groups_at_most(groups, rows, N, 0, which, second, found);
+    for (size_t i = 0; i < N; i++) {
+        double least = INFINITY;
+        uint32_t nearest = 0;
+
+        assert_true(best[i] <= second[i]);
+        if (i == 7)
+            continue;
+        for (uint32_t j = 0; j < K; j++) {
+            double value = (double)biases[j] - ctx->kernels->dot_exact(rows + i * DIM, points + (size_t)j * DIM, DIM);
+            if (value < least) {
+                least = value;
+                nearest = j;
+            }
+        }
+        n_right += ids[i] == nearest;
+        assert_true((double)best[i] >= least - 1e-3);
+        assert_int_equal(found[i].n > 1, which[i]);
+        if (which[i])
+            assert_true(found[i].n_all == 2 && (found[i].ids[0] == ids[i] || found[i].ids[1] == ids[i]));
+    }
+    assert_int_equal(ids[7], K);
+    assert_true(n_right > N * 85 / 100); /* rows of other clusters than the points */
+    plm_groups_destroy(groups);
+    free(points);
+    free(rows);
+    free(biases);
+    free(found);
+}
+
+static void test_groups(void **state)
+{
+    (void)state;
+    check_groups(false);
+    check_groups(true);
 }
 
 /* A shard without rows is no harm. */
@@ -971,7 +1039,8 @@ static void test_memory_estimate(void **state)
 {
     static const struct {
         size_t n, dim, k;
-    } shapes[] = {{3000, 32, 50}, {3000, 300, 10}, {2000, 200, 1500}, {300, 500, 300}};
+    } shapes[] = {{3000, 32, 50}, {3000, 300, 10}, {2000, 200, 1500}, {300, 500, 300}, {4500, 100, 4200},
+                  {4500, 20, 4200}};
     (void)state;
 
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -1036,6 +1105,9 @@ int main(void)
         cmocka_unit_test(test_cuts_dot),
         cmocka_unit_test(test_cuts_noise),
         cmocka_unit_test(test_axes_find_the_nearest),
+        cmocka_unit_test(test_cuts_groups),
+        cmocka_unit_test(test_cuts_groups_unprojected),
+        cmocka_unit_test(test_groups),
         cmocka_unit_test(test_empty_shard),
         cmocka_unit_test(test_spilled_sample),
         cmocka_unit_test(test_sums_that_wait),
