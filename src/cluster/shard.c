@@ -29,6 +29,7 @@ void plm_shard_destroy(struct plm_shard *shard)
     if (!shard)
         return;
     plm_shard_forget(shard);
+    plm_last_forget(shard);
     plm_free(shard->ctx, shard);
 }
 

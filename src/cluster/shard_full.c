@@ -25,11 +25,12 @@ struct pass {
     struct plm_panels panels;            /* MEANS */
     float *packed;                       /* MEANS, per worker: rows packed, rows read */
     bool sums_wait;                      /* until all rows are placed */
+    bool moves, keeps;                   /* from and for the sums kept */
     uint32_t n_open_all;
     size_t chunk_rows, first, n, n_open; /* the chunk in work */
     float *room;                         /* rows of a chunk, when spilled */
     const float *rows;                   /* of the chunk */
-    uint32_t *all_ids, *order;           /* [rows if sums wait, else chunk_rows]; [chunk_rows] */
+    uint32_t *all_ids, *order;           /* [rows if sums wait, else chunk_rows]; [chunk_rows], twice if moves */
     float *all_distances;                /* as all_ids */
     uint32_t *ids;                       /* those of the chunk */
     float *distances;
@@ -187,12 +188,15 @@ static enum plm_code add_chunk(struct pass *p, struct plm_partial *sums, struct 
 {
     struct plm_shard *s = p->shard;
     struct plm_adding adding = {.ctx = s->ctx, .rows = p->rows, .n = p->n, .dim = s->dim,
-                                .n_ids = sums->head->n, .starts = p->starts, .order = p->order,
+                                .n_ids = sums->head->n, .starts = p->starts, .order = p->order, .ids = p->ids,
+                                .before = p->moves ? s->last.ids + p->first : NULL,
                                 .distances = p->distances, .step = p->step, .sums = sums,
                                 .use_cap = plm_shard_needs_cap(s, p->step->head.cap)};
+    enum plm_code rc = plm_add_rows(&adding, err);
 
-    plm_group_rows(p->ids, p->n, sums->head->n, p->starts, p->order);
-    return plm_add_grouped(&adding, err);
+    if (rc == PLM_OK && p->keeps)
+        memcpy(s->last.ids + p->first, p->ids, p->n * sizeof *p->ids);
+    return rc;
 }
 
 static size_t chunk_rows_of(const struct pass *p)
@@ -251,12 +255,14 @@ static enum plm_code prepare_chunks(struct pass *p, struct plm_err *err)
 
     p->sums_wait = plm_sums_wait(p->step->head.n_points, s->dim);
     p->chunk_rows = chunk_rows_of(p);
+    p->moves = !p->sums_wait && plm_last_serves(s, p->step);
+    p->keeps = !p->sums_wait && plm_last_make_room(s, p->step);
     n_kept = p->sums_wait ? s->n : p->chunk_rows;
     if (!s->sample->rows)
         PLM_TRY(plm_alloc(s->ctx, &p->room, p->chunk_rows * s->dim, sizeof *p->room, err));
     PLM_TRY(plm_alloc(s->ctx, &p->all_ids, n_kept, sizeof *p->all_ids, err));
     PLM_TRY(plm_alloc(s->ctx, &p->all_distances, n_kept, sizeof *p->all_distances, err));
-    PLM_TRY(plm_alloc(s->ctx, &p->order, p->chunk_rows, sizeof *p->order, err));
+    PLM_TRY(plm_alloc(s->ctx, &p->order, p->chunk_rows * (p->moves ? 2 : 1), sizeof *p->order, err));
     PLM_TRY(plm_alloc(s->ctx, &p->starts, (size_t)p->step->head.n_points + 1, sizeof *p->starts, err));
 done:
     return rc;
@@ -344,7 +350,12 @@ enum plm_code plm_shard_full(struct plm_shard *shard, const struct plm_step *ste
     }
     PLM_TRY(plm_partial_begin(partial, PLM_SUMS, step, step->head.n_points, step->head.dim, 0, &sums,
                               err));
+    if (p.moves)
+        memcpy(sums.sums, shard->last.sums, shard->last.n_points * shard->dim * sizeof *sums.sums);
+    shard->last.is_whole = false;
     PLM_TRY(p.sums_wait ? add_all(&p, &sums, err) : place_and_add(&p, &sums, err));
+    if (p.keeps)
+        plm_last_keep(shard, step, &sums);
     sums.head->n_rows = shard->n;
     sums.head->n_open = p.n_open_all + (p.head ? (uint32_t)plm_place_head_doubtful(p.head) : 0);
 done:

@@ -36,6 +36,14 @@ struct plm_shard {
         bool is_grouped;     /* all of the above is of the nodes as they are */
     } chunk;                 /* projected rows at hand: all of them, or some that were spilled */
     size_t chunk_rows;       /* of a chunk, at most */
+    struct plm_last_sums {
+        uint32_t *ids;       /* [n] */
+        double *sums;        /* [k][dim], of n_points */
+        size_t n_points;
+        double magic;
+        float cap;
+        bool is_whole;
+    } last;                  /* of the pass before, where there is room */
 };
 /* Rows of a chunk of n spilled ones, at most. */
 size_t plm_chunk_rows(size_t n, size_t k, unsigned threads);
@@ -110,19 +118,26 @@ plm_place_near(const struct plm_place_near *near, const float *rows, size_t firs
 
 /* Rows [n] grouped by ids < n_ids: starts [n_ids + 1], order [n], ascending in each group. */
 void plm_group_rows(const uint32_t *ids, size_t n, size_t n_ids, size_t *starts, uint32_t *order);
-/* Adds grouped rows to the sums, on several threads: row order[i] of its group, at
- * rows + order[i] * dim. loss_of gives a row's distance. */
+/* Adds rows [n] to the sums of their ids, on several threads. `before`: ids they were counted with in
+ * these sums, which only those that moved change; or NULL. */
 struct plm_adding {
     struct plm_ctx *ctx;
     const float *rows;
     size_t n, dim, n_ids;
-    const size_t *starts;
-    const uint32_t *order;
+    const uint32_t *ids, *before;
     const float *distances;
     bool use_cap;
     const struct plm_step *step;
     struct plm_partial *sums;
+    size_t *starts;  /* room: [n_ids + 1] */
+    uint32_t *order; /* room: [n], with `before` [2 n]; n < 2^31 then */
 };
-PLM_MUST_CHECK enum plm_code plm_add_grouped(struct plm_adding *adding, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_add_rows(struct plm_adding *adding, struct plm_err *err);
+
+/* Sums of the pass before: whether they are a start for this step; room to keep them; keeping them. */
+bool plm_last_serves(const struct plm_shard *shard, const struct plm_step *step);
+bool plm_last_make_room(struct plm_shard *shard, const struct plm_step *step);
+void plm_last_keep(struct plm_shard *shard, const struct plm_step *step, const struct plm_partial *sums);
+void plm_last_forget(struct plm_shard *shard);
 
 #endif
