@@ -109,7 +109,8 @@ void plm_job_drop_sample(struct plm_job *job);
 /* verify.c: frees what was found. */
 void plm_job_findings_reset(struct plm_job *job);
 
-/* create.c: keeps the report, commits, removes the job's files. *report: plm_string_free(). */
+/* create.c: keeps the report, commits, removes the job's files; these too when others have made the commit impossible
+ * for ever. *report: plm_string_free(). */
 PLM_MUST_CHECK enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err);
 /* create.c: all of that but the commit, and nothing is removed. *json: plm_string_free(). */
 PLM_MUST_CHECK enum plm_code plm_job_publish(struct plm_job *job, char **json, struct plm_err *err);

@@ -61,13 +61,32 @@ done:
     return rc;
 }
 
+/* A commit was refused: what others committed in between may stay in the way for ever. */
+static bool is_hopeless(struct plm_job *job)
+{
+    struct plm_commit_request request;
+    enum plm_commit_outcome outcome;
+    struct plm_buf details;
+    uint64_t version;
+
+    plm_buf_init(&details, job->ctx, 4096);
+    enum plm_code rc = plm_job_commit_request(job, &details, &request, NULL);
+    if (rc == PLM_OK)
+        rc = plm_commit_check(job->table_store, job->table.branch, &request, &outcome, &version, NULL);
+    plm_buf_reset(&details);
+    return rc == PLM_CONFLICT;
+}
+
 enum plm_code plm_job_finish(struct plm_job *job, char **report, struct plm_err *err)
 {
     double at = cpu_seconds();
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(keep_report(job, err));
-    PLM_TRY(plm_build_commit(job, err));
+    rc = plm_build_commit(job, err);
+    if (rc == PLM_CONFLICT && is_hopeless(job) && plm_job_remove(job, NULL) != PLM_OK)
+        plm_warn(job->ctx, "the job's files are of no use any more and could not be removed; `pilum gc` will");
+    PLM_TRY(rc);
     job->cpu.commit = cpu_since(&at);
     PLM_TRY(plm_job_report(job, report, err));
     rc = plm_job_remove(job, err);

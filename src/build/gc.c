@@ -108,8 +108,8 @@ enum plm_code plm_gc(struct plm_ctx *ctx, const struct plm_table_ref *ref, bool 
     PLM_TRY(plm_json_string(json_pack("{s:s, s:O, s:O, s:O, s:O}", "table", plm_store_uri(table.store),
                                       "jobs", jobs, "at_work", busy, "uploads", uploads, "files", files),
                             json, err));
-    if (remove && plm_store_is_local(root) && json_array_size(jobs) == entries.n && entries.n > 0)
-        PLM_TRY(plm_store_delete_tree(root, "_pilum", err));
+    if (remove)
+        PLM_TRY(plm_store_delete_empty(root, "_pilum", err)); /* a build may have begun meanwhile */
 done:
     json_decref(jobs);
     json_decref(busy);

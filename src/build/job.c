@@ -534,7 +534,6 @@ void plm_job_close(struct plm_job *job)
 
 enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
 {
-    struct plm_entries left = {0};
     enum plm_code rc = PLM_OK;
 
     if (job->copy)
@@ -545,12 +544,9 @@ enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
         PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
     if (!is_remote(job)) {
         PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
-        PLM_TRY(plm_store_list(job->root, "_pilum", 1, &left, err));
-        if (left.n == 0)
-            PLM_TRY(plm_store_delete_tree(job->root, "_pilum", err));
+        PLM_TRY(plm_store_delete_empty(job->root, "_pilum", err)); /* other jobs may be in it */
     }
 done:
-    plm_entries_reset(&left);
     return rc;
 }
 

@@ -58,6 +58,7 @@ enum plm_code plm_local_rename(struct plm_store *store, const char *from, const 
                                struct plm_err *err);
 enum plm_code plm_local_delete(struct plm_store *store, const char *path, struct plm_err *err);
 enum plm_code plm_local_delete_tree(struct plm_store *store, const char *dir, struct plm_err *err);
+enum plm_code plm_local_delete_empty(struct plm_store *store, const char *dir, struct plm_err *err);
 enum plm_code plm_local_writer_open(struct plm_store *store, const char *path, uint64_t size_bytes,
                                     const char *token, char **token_out, struct plm_writer **out,
                                     struct plm_err *err);

@@ -123,3 +123,17 @@ enum plm_code plm_local_delete_tree(struct plm_store *store, const char *dir, st
     plm_free(store->ctx, full);
     return rc;
 }
+
+enum plm_code plm_local_delete_empty(struct plm_store *store, const char *dir, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+    char *full = NULL;
+
+    PLM_TRY(plm_local_path(store, dir, &full, err));
+    PLM_TRY(plm_check_io_fault(store->ctx, err));
+    if (rmdir(full) != 0 && !is_missing(errno) && errno != ENOTEMPTY && errno != EEXIST)
+        PLM_TRY(plm_fail_errno(err, errno, "%s: cannot remove the directory", full));
+done:
+    plm_free(store->ctx, full);
+    return rc;
+}

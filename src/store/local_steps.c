@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MAKE_TRIES 4
+
 void plm_local_count(const struct plm_store *store, atomic_uint_fast64_t *counter, uint64_t n)
 {
     if (store->is_uncounted)
@@ -90,6 +92,18 @@ static enum plm_code make_directory(struct plm_ctx *ctx, const char *dir, struct
     return plm_fail_errno(err, why, "%s: cannot make the directory", dir);
 }
 
+static enum plm_code make_each(struct plm_ctx *ctx, char *dir, struct plm_err *err)
+{
+    for (char *slash = strchr(dir + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        enum plm_code rc = make_directory(ctx, dir, err);
+        *slash = '/';
+        if (rc)
+            return rc;
+    }
+    return make_directory(ctx, dir, err);
+}
+
 enum plm_code plm_local_make_parents(struct plm_ctx *ctx, const char *path, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
@@ -100,14 +114,9 @@ enum plm_code plm_local_make_parents(struct plm_ctx *ctx, const char *path, stru
     *strrchr(copy, '/') = '\0';
     if (*copy == '\0' || stat(copy, &st) == 0)
         goto done;
-    for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        rc = make_directory(ctx, copy, err);
-        *slash = '/';
-        if (rc)
-            goto done;
-    }
-    PLM_TRY(make_directory(ctx, copy, err));
+    rc = PLM_NOT_FOUND; /* another process may remove an empty directory before the next is made in it */
+    for (int tries = 0; rc == PLM_NOT_FOUND && tries < MAKE_TRIES; tries++)
+        rc = make_each(ctx, copy, err);
 done:
     plm_free(ctx, copy);
     return rc;

@@ -361,6 +361,17 @@ enum plm_code plm_store_delete_tree(struct plm_store *store, const char *dir, st
     return rc;
 }
 
+enum plm_code plm_store_delete_empty(struct plm_store *store, const char *dir, struct plm_err *err)
+{
+    char *path = NULL;
+    enum plm_code rc = directory_path(store->ctx, dir, false, &path, err);
+
+    if (rc == PLM_OK && store->ops->delete_empty)
+        rc = store->ops->delete_empty(store, path, err);
+    plm_free(store->ctx, path);
+    return rc;
+}
+
 enum plm_code plm_store_rename(struct plm_store *store, const char *from, const char *to,
                                struct plm_err *err)
 {

@@ -120,6 +120,10 @@ plm_store_delete(struct plm_store *store, const char *path, struct plm_err *err)
  * are removed, not followed. */
 PLM_MUST_CHECK enum plm_code
 plm_store_delete_tree(struct plm_store *store, const char *dir, struct plm_err *err);
+/* A directory with nothing in it. One that somebody has filled in the meantime stays, which is fine, too. Where there are
+ * no directories (S3) nothing happens. */
+PLM_MUST_CHECK enum plm_code
+plm_store_delete_empty(struct plm_store *store, const char *dir, struct plm_err *err);
 /* Local only (S3: PLM_UNSUPPORTED). Files or directories; creates the parent, fsyncs it. */
 PLM_MUST_CHECK enum plm_code
 plm_store_rename(struct plm_store *store, const char *from, const char *to, struct plm_err *err);

@@ -37,6 +37,7 @@ struct plm_store_ops {
                                  struct plm_err *);
     enum plm_code (*del)(struct plm_store *, const char *path, struct plm_err *);
     enum plm_code (*delete_tree)(struct plm_store *, const char *dir, struct plm_err *);
+    enum plm_code (*delete_empty)(struct plm_store *, const char *dir, struct plm_err *); /* NULL: no directories */
     enum plm_code (*rename)(struct plm_store *, const char *, const char *, struct plm_err *);
     enum plm_code (*writer_open)(struct plm_store *, const char *path, uint64_t size_bytes,
                                  const char *token, char **token_out, struct plm_writer **,

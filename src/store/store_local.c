@@ -25,6 +25,7 @@ static const struct plm_store_ops local_ops = {
     .put = plm_local_put,
     .del = plm_local_delete,
     .delete_tree = plm_local_delete_tree,
+    .delete_empty = plm_local_delete_empty,
     .rename = plm_local_rename,
     .writer_open = plm_local_writer_open,
     .writer_write = plm_local_writer_write,

@@ -414,6 +414,20 @@ static void delete_tree_stays_in_the_tree(void **state)
     assert_string_equal(names("keep", 0), "");
 }
 
+static void delete_empty_takes_nothing_with_it(void **state)
+{
+    (void)state;
+    put_text("hull/inner/file", "x");
+    assert_int_equal(plm_store_delete_empty(store, "hull", NULL), PLM_OK);
+    assert_int_equal(plm_store_delete_empty(store, "hull/inner", NULL), PLM_OK);
+    expect_text("hull/inner/file", "x");
+    assert_int_equal(plm_store_delete(store, "hull/inner/file", NULL), PLM_OK);
+    assert_int_equal(plm_store_delete_empty(store, "hull/inner", NULL), PLM_OK);
+    assert_int_equal(plm_store_delete_empty(store, "hull", NULL), PLM_OK);
+    assert_int_equal(plm_store_delete_empty(store, "hull", NULL), PLM_OK);
+    assert_int_equal(plm_store_delete_empty(store, "", NULL), PLM_ARG);
+}
+
 static void delete_tree_is_bounded_in_depth(void **state)
 {
     (void)state;
@@ -872,6 +886,7 @@ int main(void)
         TEST(lists_in_order),
         TEST(deletes),
         TEST(delete_tree_stays_in_the_tree),
+        TEST(delete_empty_takes_nothing_with_it),
         TEST(delete_tree_is_bounded_in_depth),
         TEST(reads_ranges),
         TEST(notices_files_that_are_too_short),
