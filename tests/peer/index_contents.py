@@ -149,8 +149,8 @@ def check_contents(made, rows, element):
     assert np.array_equal(made.rowids[order], rows.ids[by_id]), "row ids in the index are not those of the usable rows"
     vectors = np.empty_like(rows.vectors)
     vectors[order] = rows.vectors[by_id]  # in the order of the file
-    with np.errstate(over="ignore"):
-        vectors = vectors.astype(np.float32).astype(np.float64) if element == "f64" else vectors
+    if element == "f64" and made.metric != "cosine":  # whose length is computed first
+        vectors = vectors.astype(np.float32).astype(np.float64)
 
     distances = placed_distances(vectors, made)
     own = distances[np.arange(len(vectors)), made.partitions]
@@ -174,7 +174,7 @@ def check_codes(made, vectors, element):
         off = np.abs(np.clip(np.floor(exact), 0, 255) - made.codes)
         rounding = (2e-3 if element == "f16" else 1e-6) * np.abs(vectors).max(initial=0) * 255 / (hi - lo) if hi > lo else 1
         near = np.abs(exact - np.round(exact)) <= rounding
-        assert (off[~near] == 0).all() and (off <= 1).all(), "an SQ code is not that of its value"
+        assert (off[~near] == 0).all() and (off <= 1 + rounding).all(), "an SQ code is not that of its value"
     else:
         residuals = vectors - made.centroids.astype(float)[made.partitions] if made.metric != "dot" else vectors
         m, n_codes, width = made.codebook.shape

