@@ -288,6 +288,8 @@ static enum plm_code pq_info(const json_t *object, struct plm_storage_info *info
         (rc = json_count(object, "num_sub_vectors", &info->m, err)) ||
         (rc = json_count(object, "codebook_position", &info->codebook_buffer, err)))
         return rc;
+    if (!json_is_array(json_object_get(object, "codebook_tensor"))) /* stock Lance wants it, empty as it may be */
+        return plm_fail(err, PLM_CORRUPT, "storage_metadata has no array \"codebook_tensor\"");
     info->transposed = json_is_true(json_object_get(object, "transposed"));
     if (info->n_bits != 8 && info->n_bits != 4)
         return plm_fail(err, PLM_UNSUPPORTED, "product quantization with %" PRIu32

@@ -46,7 +46,10 @@ static enum plm_code check_markers(struct plm_datafile *file, struct plm_err *er
     static const struct plm_column_shape any = {.items = 1, .bits = 64};
     enum plm_code rc = PLM_OK;
     uint64_t n_rows, n_bytes;
+    const char *type = "uint64";
 
+    if (plm_datafile_find(file, "__flat_marker", &type) >= 0 && strcmp(type, "uint64") != 0)
+        return plm_fail(err, PLM_CORRUPT, "column \"__flat_marker\" has type \"%s\", expected \"uint64\"", type);
     for (uint32_t c = 0; plm_datafile_n_rows(file) == 0 && c < plm_datafile_n_columns(file); c++)
         PLM_TRY(plm_datafile_check_column(file, c, &any, &n_rows, &n_bytes, err));
 done:

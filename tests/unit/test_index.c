@@ -277,11 +277,12 @@ static void storage_metadata_is_checked(void **state)
         {PLM_SQ, "[\"{\\\"dim\\\":8,\\\"num_bits\\\":4,\\\"bounds\\\":{\\\"start\\\":0,\\\"end\\\":1.5}}\"]", PLM_UNSUPPORTED},
         {PLM_SQ, "[\"{\\\"dim\\\":8,\\\"num_bits\\\":8,\\\"bounds\\\":{\\\"start\\\":2,\\\"end\\\":1.5}}\"]", PLM_CORRUPT},
         {PLM_SQ, "[\"{\\\"dim\\\":8,\\\"num_bits\\\":8}\"]", PLM_CORRUPT},
-        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":4,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8}\"]", PLM_OK},
-        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":4,\\\"num_sub_vectors\\\":1,\\\"dimension\\\":8}\"]", PLM_CORRUPT},
-        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":8,\\\"num_sub_vectors\\\":3,\\\"dimension\\\":8}\"]", PLM_CORRUPT},
-        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":8,\\\"num_sub_vectors\\\":0,\\\"dimension\\\":8}\"]", PLM_CORRUPT},
-        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":5,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8}\"]", PLM_UNSUPPORTED},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":4,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8,\\\"codebook_tensor\\\":[]}\"]", PLM_OK},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":4,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8}\"]", PLM_CORRUPT},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":4,\\\"num_sub_vectors\\\":1,\\\"dimension\\\":8,\\\"codebook_tensor\\\":[]}\"]", PLM_CORRUPT},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":8,\\\"num_sub_vectors\\\":3,\\\"dimension\\\":8,\\\"codebook_tensor\\\":[]}\"]", PLM_CORRUPT},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":8,\\\"num_sub_vectors\\\":0,\\\"dimension\\\":8,\\\"codebook_tensor\\\":[]}\"]", PLM_CORRUPT},
+        {PLM_PQ, "[\"{\\\"codebook_position\\\":2,\\\"nbits\\\":5,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8,\\\"codebook_tensor\\\":[]}\"]", PLM_UNSUPPORTED},
         {PLM_PQ, "[\"{\\\"nbits\\\":8,\\\"num_sub_vectors\\\":2,\\\"dimension\\\":8}\"]", PLM_CORRUPT},
     };
 
@@ -346,6 +347,9 @@ static void altered_files_are_refused(void **state)
     refuse(b, "d/index.idx", "IVF_PQ", "IVF_SQ", PLM_CORRUPT, "");
     refuse(b, "d/index.idx", "[\"\",\"\",", "[\"\",   ", PLM_CORRUPT, "lance:flat");
     refuse(b, "d/auxiliary.idx", "\\\"dimension\\\":16", "\\\"dimension\\\":32", PLM_CORRUPT, "32");
+    refuse(b, "d/auxiliary.idx", "\\\"codebook_tensor", "\\\"codebook_Tensor", PLM_CORRUPT,
+           "codebook_tensor");
+    refuse(b, "d/index.idx", "uint64", "uind64", PLM_CORRUPT, "uind64");
     refuse(b, "d/auxiliary.idx", "\\\"codebook_position\\\":2", "\\\"codebook_position\\\":9",
            PLM_CORRUPT, "global buffer 9");
     refuse(b, "d/auxiliary.idx", "\\\"codebook_position\\\":2", "\\\"codebook_position\\\":0",
