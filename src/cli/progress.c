@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 
 #define PLAIN_SECONDS 10 /* between two plain lines of a phase */
+#define BAR_MAX 24       /* characters */
 
 enum plm_code plm_display_begin(struct plm_display *display, const char *style,
                                 struct plm_err *err)
@@ -93,25 +94,37 @@ static int terminal_columns(void)
 {
     struct winsize size;
 
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20)
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
         return size.ws_col;
     return 80;
 }
 
+/* "[####....] " of a width that leaves room for the numbers: these say more. */
+static void draw_bar(const struct plm_progress *p, int columns, char out[BAR_MAX + 4])
+{
+    int width = columns >= 60 ? BAR_MAX : columns >= 40 ? 8 : 0, filled = 0;
+
+    if (p->total)
+        filled = (int)((double)(p->done < p->total ? p->done : p->total) / (double)p->total * width);
+    *out = '\0';
+    if (width == 0)
+        return;
+    *out++ = '[';
+    memset(out, '#', (size_t)filled);
+    memset(out + filled, '.', (size_t)(width - filled));
+    strcpy(out + width, "] ");
+}
+
 static void show_bar(struct plm_display *d, const struct plm_progress *p)
 {
-    char facts[160], line[400], bar[25];
-    int columns = terminal_columns() - 1, filled = 0;
+    char facts[160], line[400], bar[BAR_MAX + 4];
+    int columns = terminal_columns() - 1;
 
     if (columns > (int)sizeof(line) - 1)
         columns = (int)sizeof(line) - 1;
-    if (p->total)
-        filled = (int)((double)(p->done < p->total ? p->done : p->total) / (double)p->total * 24);
-    memset(bar, '.', 24);
-    memset(bar, '#', (size_t)filled);
-    bar[24] = '\0';
+    draw_bar(p, columns, bar);
     describe(p, facts, sizeof(facts));
-    snprintf(line, sizeof(line), "%-7s [%s] %3.0f%%  %s%s%s", p->phase, bar,
+    snprintf(line, sizeof(line), "%-7s %s%3.0f%%  %s%s%s", p->phase, bar,
              p->total ? 100.0 * (double)p->done / (double)p->total : 0.0, facts,
              p->detail[0] ? "  " : "", p->detail);
     line[columns] = '\0';

@@ -1,14 +1,19 @@
 """The command as a user meets it: help, statuses, wrong input, what goes to stdout."""
+import fcntl
 import json
 import os
+import re
 import shutil
+import struct
+import subprocess
+import termios
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from helpers import create_index, index_named, make_vectors, pilum, pilum_ok, table_of, tree_state, write
+from helpers import PILUM, create_index, index_named, make_vectors, pilum, pilum_ok, table_of, tree_state, write
 
 COMMANDS = ("create-index", "plan", "inspect", "search", "verify", "optimize", "gc", "version")
 DIM = 24
@@ -301,6 +306,27 @@ def test_stdout_holds_the_document_alone(table, progress):
         assert run.stderr == ""
     if progress == "json":
         assert all(isinstance(json.loads(line), dict) for line in run.stderr.splitlines())
+
+
+@pytest.mark.parametrize("columns", [9, 20, 45, 100])
+def test_the_bar_fits_the_terminal(table, columns):
+    """No line is longer than the terminal is wide, and narrow ones show numbers rather than a bar."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    words = [str(PILUM), *map(str, build_words(table)), "--progress", "bar", "--json"]
+    subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 1 << 16)
+        except OSError:  # the end
+            break
+    os.close(ours)
+    lines = re.split("[\r\n]+", shown.decode())
+    assert any(line.startswith("encode") for line in lines)
+    assert max(map(len, lines)) < columns
+    assert columns < 20 or any("100%" in line for line in lines)
 
 
 def test_summary_for_people(table):
