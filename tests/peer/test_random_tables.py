@@ -4,6 +4,7 @@ A number is a case. The short run takes a few, `full` many more; PILUM_CASES=123
 takes any others.
 """
 import os
+from dataclasses import replace
 
 import lance
 import numpy as np
@@ -133,7 +134,7 @@ def afterwards(case, path):
     dataset = lance.dataset(str(path))
     if step == "append":
         rng = np.random.default_rng(1)
-        fresh = rows_of(case, 5, 900_000, rng)
+        fresh = rows_of(replace(case, bad={}), 5, 900_000, rng)
         missing = [name for name in dataset.schema.names if name not in fresh.column_names]
         for name in missing:
             fresh = fresh.append_column(dataset.schema.field(name), pa.nulls(5, dataset.schema.field(name).type))

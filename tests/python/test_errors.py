@@ -185,16 +185,20 @@ ARGUMENTS = [
     ({"uri": 3}, TypeError, "table"),
     ({"uri": ""}, ValueError, "table"),
     ({"no_such_option": 1}, TypeError, "no_such_option"),
+    ({"storage_options": {"aws_region": None}}, TypeError, "aws_region"),
+    ({"storage_options": {1: "a"}}, TypeError, "storage_options"),
 ]
 
 
 @pytest.mark.parametrize("changes, cls, words", ARGUMENTS)
 def test_wrong_arguments(table, changes, cls, words):
+    before = lance.dataset(str(table)).version
     with pytest.raises(cls, match=words) as caught:
         pilum.create_index(**{"uri": table, "column": "vec", "index_type": "IVF_PQ", "num_partitions": 2, **changes})
     mine = pilum.ArgumentTypeError if cls is TypeError else pilum.UnsupportedError if cls is NotImplementedError \
         else pilum.ArgumentError
     assert type(caught.value) is (TypeError if "no_such_option" in changes else mine)
+    assert lance.dataset(str(table)).version == before
 
 
 @pytest.mark.parametrize("changes, cls, words", [
