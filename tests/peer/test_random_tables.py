@@ -74,6 +74,8 @@ def check_search(case, dataset, rows, made, query, nprobes):
     assert len(found) == min(K, len(expected))
     assert len(set(found.tolist())) == len(found)
     size = 1 + np.abs(query.astype(float)).max() ** 2 * case.dim + np.abs(expected).max(initial=0)
+    if made.kind == "PQ" and case.metric == "dot":  # the peer sums 1 - product over the sub-vectors
+        size += case.sub_vectors
     close(distances, np.sort(expected)[:len(found)], size, case.element)
     close(distances, np.array([of_row[row] for row in found.tolist()]), size, case.element)
     if case.kind == "FLAT":
@@ -114,6 +116,7 @@ def check_ours(case, typed, folder, query, nprobes, theirs):
     ours = np.array([hit["distance"] for hit in answer["rows"]])
     assert len(ours) == len(theirs)
     size = 1 + np.abs(query.astype(float)).max() ** 2 * case.dim + np.abs(theirs).max(initial=0)
+    size += case.sub_vectors if case.kind.startswith("PQ") and case.metric == "dot" else 0
     close(ours, theirs, size, case.element)
 
 
