@@ -34,7 +34,7 @@ def main() -> None:
         dataset = pilum.ray.create_index(table, "vector", "IVF_PQ", num_workers=2, num_partitions=64, report=report)
         query = dataset.take([0], columns=["vector"])["vector"].to_pylist()[0]
         hits = dataset.to_table(
-            columns=[], with_row_id=True,
+            columns=["_distance"], with_row_id=True,
             nearest={"column": "vector", "q": query, "k": 5, "nprobes": 8, "refine_factor": 5},
         )
         print(f"version {dataset.version}: {[index.name for index in dataset.describe_indices()]}")

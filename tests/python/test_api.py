@@ -201,6 +201,19 @@ def test_given_models_in_every_form(original, tmp_path, form):
     assert (report.index["num_partitions"], report.index["num_sub_vectors"]) == (5, 4)
 
 
+def test_a_codebook_by_its_shape():
+    """Rows of D / M values, rows of D values, and shapes that say nothing."""
+    from pilum._values import codebook
+
+    flat = np.arange(4 * 256 * 8, dtype=np.float32)
+    assert codebook(fixed_lists(flat.reshape(4 * 256, 8)), None, 8).shape == (4, 256, 8)
+    assert codebook(fixed_lists(flat.reshape(256, 32)), None, 8).shape == (2, 256, 16), "Lance's default: D / 16"
+    assert codebook(fixed_lists(flat.reshape(256, 32)), 4, 8).shape == (4, 256, 8)
+    for shape, m in (((256, 4 * 8 - 1), None), ((100, 8), None), ((256, 32), 3)):
+        with pytest.raises(pilum.ArgumentError, match="pq_codebook"):
+            codebook(np.zeros(shape, np.float32), m, 8)
+
+
 def test_lance_models_are_taken_as_they_are(table):
     """What lance.indices trains can be handed over."""
     from lance.indices import IndicesBuilder

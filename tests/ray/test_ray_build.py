@@ -67,7 +67,8 @@ def test_one_segment_is_the_default_and_more_than_fragments_are_not_made(table):
     assert sum(len(index.segments) for index in ds.describe_indices()) == 1
 
 
-def test_given_models_are_used(table, threads_engine, tmp_path):
+@pytest.mark.parametrize("num_sub_vectors", [4, None])
+def test_given_models_are_used(table, threads_engine, tmp_path, num_sub_vectors):
     path = table()
     rng = np.random.default_rng(0)
     centroids = rng.normal(size=(7, 32)).astype(np.float32)
@@ -75,9 +76,9 @@ def test_given_models_are_used(table, threads_engine, tmp_path):
     np.save(tmp_path / "c.npy", centroids)
     np.save(tmp_path / "b.npy", codebook)
     pilum.ray.create_index(
-        path, "vec", "ivf_pq", num_workers=2, num_sub_vectors=4, progress="none",
+        path, "vec", "ivf_pq", num_workers=2, num_sub_vectors=num_sub_vectors, progress="none",
         ivf_centroids=pa.FixedSizeListArray.from_arrays(pa.array(centroids.ravel()), 32),
-        pq_codebook=pa.FixedSizeListArray.from_arrays(pa.array(codebook.ravel()), 32))
+        pq_codebook=pa.FixedSizeListArray.from_arrays(pa.array(codebook.ravel()), 32 if num_sub_vectors else 8))
     assert index_bytes(path) == threads_engine("small", "IVF_PQ", "--ivf-centroids", tmp_path / "c.npy",
                                                "--pq-codebook", tmp_path / "b.npy")
 
@@ -92,9 +93,12 @@ def test_enum_and_dataset_input(table):
     assert [index.name for index in ds.describe_indices()] == ["mine"]
 
 
-def test_branch(table):
+@pytest.mark.parametrize("form", ["created", "checked out"])
+def test_branch(table, form):
     path = table()
     branch = lance.dataset(path).create_branch("side/line")
+    if form == "checked out":  # its URI is the root's
+        branch = lance.dataset(path).checkout_version(("side/line", None))
     ds = pilum.ray.create_index(branch, "vec", "IVF_FLAT", num_workers=2, num_partitions=4, progress="none")
     assert [index.name for index in ds.describe_indices()] == ["vec_idx"]
     assert lance.dataset(path).describe_indices() == []
