@@ -325,13 +325,15 @@ static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 
     if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
         spilled = w->sample * w->d * 4;
+    /* each group of sub-vectors reads a spilled sample again */
+    double groups = w->codewords > 0 && w->plan->codebook_xxh3 == 0 ? ceil((double)w->plan->num_sub_vectors / (double)w->plan->memory.pq_group) : 0;
     double projected = w->plan->memory.spills_projected ? w->sample * w->projected * 4 : 0;
     double seen = w->n * (8 + (w->plan->quantizer == PLM_FLAT ? 8 : w->code)) + fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS);
 
     if (w->verifies_all)
         seen = w->column_bytes + w->n * 8 + codes + w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code);
     out->bytes_read = (uint64_t)(w->column_bytes * (share_read(w) * (1 + again) + w->sample / w->n) + runs + w->verifies * seen +
-                                 spilled * (LLOYD_ROUNDS + 2) + projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
+                                 spilled * (LLOYD_ROUNDS + 2 + groups) + projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
     out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled + projected);
 }
 
