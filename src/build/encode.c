@@ -161,9 +161,13 @@ enum plm_code plm_encoding_task(struct plm_encoding *e, size_t task, unsigned wo
     PLM_TRY(prepare_encoder(e, mine, err));
     mine->rows.n = 0;
     plm_neighbours_clear(mine->best, e->job->probes.n);
-    for (uint64_t at = 0; at < t->n; at += p->memory.batch_rows)
-        PLM_TRY(encode_rows(e, mine, t, at, (size_t)plm_min_u64(p->memory.batch_rows, t->n - at), &stats,
-                            err));
+    for (uint64_t at = 0; at < t->n;) {
+        size_t n = (size_t)plm_min_u64(p->memory.batch_rows, t->n - at);
+
+        n = plm_source_at_once(&e->job->source, t->first + at, n);
+        PLM_TRY(encode_rows(e, mine, t, at, n, &stats, err));
+        at += n;
+    }
     PLM_TRY(plm_run_write(e->job, task, &mine->rows, &stats, mine->best, err));
 done:
     return rc;

@@ -208,7 +208,10 @@ static void estimate_train(const struct work *w, double *terms)
     const struct plm_plan *p = w->plan;
 
     terms[PLM_TERM_TRAIN_START] = START;
-    terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + first_written(w, w->sample * w->d * 4);
+    if (p->memory.views_sample) /* looked at, not copied */
+        terms[PLM_TERM_SAMPLE] = moved(w, w->sample * w->d * 4);
+    else
+        terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + first_written(w, w->sample * w->d * 4);
     if (p->centroids_xxh3 == 0)
         estimate_centroids(w, terms);
     if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0) {
@@ -314,9 +317,9 @@ static void estimate_verify(const struct work *w, double *terms)
 
 /* ---- bytes and requests ----------------------------------------------------------------------- */
 
-/* The column once for the sample's share and once for all rows; runs written and read back, or, where
- * they hold no codes, the column once more; what the check reads of the index. The model lies in the job
- * and in the index. */
+/* The column once for the sample's share and once for all rows that are not kept from it; runs written
+ * and read back, or, where they hold no codes, the column once more; what the check reads of the index.
+ * The model lies in the job and in the index. */
 static void estimate_bytes(const struct work *w, struct plm_estimate *out)
 {
     double codes = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
@@ -348,7 +351,8 @@ static void estimate_merge_requests(const struct plm_plan *p, struct plm_estimat
     if (!p->memory.gather_bytes)
         out->get += 2 * groups * p->n_tasks + whole / plm_max_u64(1, p->memory.slice_bytes);
     else
-        out->get += groups * p->n_tasks + (groups > 1 ? p->n_live - p->n_live / groups : whole >> 20);
+        out->get += groups * p->n_tasks +
+                    (p->memory.keeps_sample ? 0 : groups > 1 ? p->n_live - p->n_live / groups : whole >> 20);
     out->put += l.n_blocks;
 }
 

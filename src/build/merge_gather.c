@@ -97,6 +97,7 @@ enum plm_code plm_merge_gather_run(void *arg, size_t r, unsigned worker, struct 
     PLM_TRY(find_places(m, r, t, task->n, &n_rows, err));
     for (size_t n; n_found < n_rows && (n = next_span(t->to, task->n, most, gap, &at)) > 0; at += n) {
         PLM_TRY(plm_check_cancel(job->ctx, err));
+        n = plm_source_at_once(&job->source, task->first + at, n);
         PLM_TRY(plm_source_read(&job->source, job->plan.metric, task->first + at, n, &t->batch, err));
         n_found += place_batch(m, t, task->first);
     }

@@ -37,6 +37,7 @@ struct plm_memory_plan {
     size_t sample_bytes;       /* rows of the sample kept in memory up to this, else spilled */
     bool spills_projected;     /* rows of the sample, projected for training, are spilled as well */
     bool keeps_sample;         /* until nothing reads the table any more: what is in it is not read again */
+    bool views_sample;         /* its rows are pages of the table's files */
     uint64_t merge_bytes;      /* of index put together at once from runs */
     size_t slice_bytes;        /* of a run that a merging thread reads at once */
     uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */

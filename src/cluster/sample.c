@@ -51,6 +51,14 @@ static int by_number(const void *a, const void *b)
     return (*x)->number < (*y)->number ? -1 : (*x)->number > (*y)->number;
 }
 
+/* Is only a part of its usable rows wanted? It is read by itself, so that the others are kept whole. */
+static bool is_cut(const struct taking *t, const struct plm_slice *s)
+{
+    uint32_t rows = plm_slice_rows(&t->slices, s->number);
+
+    return t->store_rows && s->keep < (s->usable == PLM_USABLE_UNKNOWN ? rows : s->usable);
+}
+
 /* Slices [first, n) of the list, by number, cut into runs. */
 static enum plm_code cut_runs(struct taking *t, size_t first, size_t n, struct plm_err *err)
 {
@@ -66,7 +74,8 @@ static enum plm_code cut_runs(struct taking *t, size_t first, size_t n, struct p
     for (size_t i = 0; i < n - first; i++) {
         struct run *last = t->n_runs ? &t->runs[t->n_runs - 1] : NULL;
 
-        if (last && last->n < run_slices && t->by_number[i - 1]->number + 1 == t->by_number[i]->number)
+        if (last && last->n < run_slices && t->by_number[i - 1]->number + 1 == t->by_number[i]->number &&
+            !is_cut(t, t->by_number[i - 1]) && !is_cut(t, t->by_number[i]))
             last->n++;
         else
             t->runs[t->n_runs++] = (struct run){.first = i, .n = 1};

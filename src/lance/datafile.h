@@ -78,6 +78,10 @@ plm_datafile_read(struct plm_datafile *file, uint32_t column, const struct plm_c
                   uint64_t first, size_t n, void *values, uint8_t *nulls,
                   struct plm_read_scratch *scratch, struct plm_err *err);
 
+/* Are the rows of a checked column plain arrays that begin at pages of memory? Then they may be views. */
+bool plm_datafile_is_aligned(const struct plm_datafile *file, uint32_t column,
+                             const struct plm_column_shape *shape);
+
 /* Rows of a checked column that are read soon (NULL = all of it), as plm_file_expect(). */
 struct plm_row_range {
     uint64_t first, n;

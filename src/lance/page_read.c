@@ -294,3 +294,16 @@ enum plm_code plm_datafile_read(struct plm_datafile *file, uint32_t column,
         return plm_wrap(err, rc, "%s: column %" PRIu32, plm_file_name(file->file), column);
     return rc;
 }
+
+#define VIEW_ALIGN 4096u
+
+bool plm_datafile_is_aligned(const struct plm_datafile *file, uint32_t column,
+                             const struct plm_column_shape *shape)
+{
+    const struct plm_pages *pages = plm_datafile_pages(file, column, shape);
+
+    for (size_t i = 0; pages && i < pages->n; i++)
+        if (pages->items[i].kind != PLM_PAGE_PLAIN || pages->items[i].values.offset % VIEW_ALIGN != 0)
+            return false;
+    return pages && pages->n > 0;
+}

@@ -319,8 +319,8 @@ static enum plm_code check_rows(const struct plm_source *source, uint64_t first,
     return PLM_OK;
 }
 
-/* The stretch that has all of the rows; NULL: none. */
-static const struct plm_kept *kept_of(const struct plm_source *source, uint64_t first, size_t n)
+/* The first stretch that does not end before the row; NULL: none. */
+static const struct plm_kept *next_kept(const struct plm_source *source, uint64_t first)
 {
     size_t low = 0, high = source->n_kept;
 
@@ -333,8 +333,24 @@ static const struct plm_kept *kept_of(const struct plm_source *source, uint64_t 
         else
             high = middle;
     }
-    const struct plm_kept *k = low < source->n_kept ? &source->kept[low] : NULL;
+    return low < source->n_kept ? &source->kept[low] : NULL;
+}
+
+/* The stretch that has all of the rows; NULL: none. */
+static const struct plm_kept *kept_of(const struct plm_source *source, uint64_t first, size_t n)
+{
+    const struct plm_kept *k = next_kept(source, first);
+
     return k && k->first <= first && n <= k->n - (first - k->first) ? k : NULL;
+}
+
+size_t plm_source_at_once(const struct plm_source *source, uint64_t first, size_t n)
+{
+    const struct plm_kept *k = next_kept(source, first);
+
+    if (!k)
+        return n;
+    return (size_t)plm_min_u64(n, k->first > first ? k->first - first : k->n - (first - k->first));
 }
 
 static void take_kept(const struct plm_kept *k, uint64_t first, size_t n, struct plm_batch *batch)
@@ -383,6 +399,15 @@ static bool has_deletions(const struct plm_source *source, uint64_t first, size_
         if (source->fragments[i].map.deleted)
             return true;
     return false;
+}
+
+bool plm_source_may_be_viewed(const struct plm_source *source)
+{
+    const struct plm_source_fragment *f = source->n_fragments > 0 ? source->fragments : NULL;
+    struct plm_column_shape shape = {source->column.dim, 32, true};
+
+    return f && source->column.element == PLM_F32 && f->file && plm_store_is_local(f->store) && !f->map.deleted &&
+           plm_datafile_is_aligned(f->file, f->column, &shape);
 }
 
 enum plm_code plm_source_read_there(struct plm_source *source, enum plm_metric metric, uint64_t first,

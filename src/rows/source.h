@@ -69,6 +69,8 @@ void plm_source_expect(struct plm_source *source, const struct plm_ordinals *ran
  * metric is that of all reads). They are borrowed until the next call; n == 0: none. Not while the
  * source is read. */
 void plm_source_keep(struct plm_source *source, const struct plm_kept *kept, size_t n);
+/* How many of the n rows from `first` on are best read at once: as far as all of them are kept, or none. */
+size_t plm_source_at_once(const struct plm_source *source, uint64_t first, size_t n);
 
 /* Live rows of a range, ready for arithmetic. {0} is empty; reused from read to read. */
 struct plm_batch {
@@ -97,6 +99,7 @@ plm_source_read(struct plm_source *source, enum plm_metric metric, uint64_t firs
 /* The same to `rows`, [n][dim] of a region (mem.h), where that spares a copy: *done is false, and
  * nothing is read, where it does not. The batch's rows lie there until it is used again; of the
  * others behind them nothing is known. */
+bool plm_source_may_be_viewed(const struct plm_source *source); /* can that be of use? */
 PLM_MUST_CHECK enum plm_code
 plm_source_read_there(struct plm_source *source, enum plm_metric metric, uint64_t first, size_t n,
                       float *rows, struct plm_batch *batch, bool *done, struct plm_err *err);

@@ -180,7 +180,11 @@ static size_t expect_kept(struct table *t, const struct plm_sample *s)
             plm_source_keep(&t->source, s->kept, s->n_kept);
             assert_int_equal(plm_source_read(&t->source, PLM_L2, first, n, &kept, NULL), PLM_OK);
             expect_same_batch(&plain, &kept);
-            n_spared += kept.rows >= s->rows && kept.rows < s->rows + s->n * DIM;
+            bool is_spared = kept.rows >= s->rows && kept.rows < s->rows + s->n * DIM;
+            size_t at_once = plm_source_at_once(&t->source, first, n);
+            assert_in_range(at_once, 1, n);
+            assert_true(!is_spared || at_once == n);
+            n_spared += is_spared;
         }
     plm_source_keep(&t->source, NULL, 0);
     plm_batch_reset(&plain);
