@@ -1,106 +1,10 @@
-/* job.c - finds, makes, locks and removes the directory of a build.
- *
- * A local table's job lives in <root>/_pilum/<job>/: plan.json, model pieces, runs, the lock and
- * the index files being assembled. With another work directory, pieces and runs go there and
- * only the lock and the assembled files stay with the table. A job shared by several processes
- * has everything in <root>/_pilum/<job>/, on S3 too.
- */
-#include <stdlib.h>
-
-#include "build/pins.h"
+/* job.c - the life of a job: planned, opened or joined, closed. */
+#include "build/job_impl.h"
 #include "build/plan_parts.h"
-#include "simd/simd.h"
 
-#define PLAN_BYTES_MAX ((size_t)16 << 20)
 /* Reading manifests and planning may take this much even under a smaller budget, so that the
  * refusal can name the budget that would do. */
 #define PLANNING_BYTES ((uint64_t)1 << 30)
-
-static bool is_remote(const struct plm_job *job)
-{
-    return !plm_store_is_local(job->root);
-}
-
-static enum plm_code open_root(struct plm_job *job, struct plm_err *err)
-{
-    char *below = NULL;
-    enum plm_code rc = PLM_OK;
-
-    PLM_TRY(plm_store_open(job->ctx, job->table.uri, job->table.storage_options, &job->table_store, err));
-    job->root = job->table_store;
-    PLM_TRY(plm_manifest_open(job->table_store, job->table.branch, job->table.version, &job->manifest, err));
-    if (job->manifest.branch) {
-        PLM_TRY(plm_format(job->ctx, &below, err, "tree/%s", job->manifest.branch));
-        PLM_TRY(plm_store_open_at(job->table_store, below, &job->root, err));
-    }
-done:
-    plm_free(job->ctx, below);
-    return rc;
-}
-
-/* Where pieces and runs go: --work-dir, else beside the table, else (S3) the temporary
- * directory. */
-static enum plm_code open_work(struct plm_job *job, const struct plm_build_options *o,
-                               struct plm_err *err)
-{
-    char *path = NULL;
-    const char *temporary = getenv("TMPDIR");
-    enum plm_code rc = PLM_OK;
-
-    if (job->is_shared || (!o->work_dir && !is_remote(job)))
-        return plm_store_open_at(job->root, job->out_dir, &job->work, err);
-    if (o->work_dir)
-        PLM_TRY(plm_strdup(job->ctx, o->work_dir, &path, err));
-    else
-        PLM_TRY(plm_format(job->ctx, &path, err, "%s/pilum", temporary && *temporary ? temporary : "/tmp"));
-    PLM_TRY(plm_store_open(job->ctx, path, NULL, &job->work_parent, err));
-    if (!plm_store_is_local(job->work_parent))
-        rc = plm_fail(err, PLM_ARG, "the work directory must be on a local disk, not %s", o->work_dir);
-    else
-        rc = plm_store_open_at(job->work_parent, job->plan.id, &job->work, err);
-    if (rc == PLM_OK && is_remote(job)) { /* what counts there is what goes to the table's storage */
-        plm_store_uncounted(job->work_parent);
-        plm_store_uncounted(job->work);
-    }
-done:
-    plm_free(job->ctx, path);
-    return rc;
-}
-
-static enum plm_code lock_job(struct plm_job *job, struct plm_err *err)
-{
-    char *path = NULL;
-    enum plm_code rc = PLM_OK;
-
-    if (job->lock || (job->is_shared && is_remote(job)))
-        return PLM_OK;
-    if (is_remote(job))
-        return plm_store_lock(job->work, "lock", &job->lock, err);
-    PLM_TRY(plm_format(job->ctx, &path, err, "%s/lock", job->out_dir));
-    PLM_TRY(plm_store_lock(job->root, path, &job->lock, err));
-done:
-    plm_free(job->ctx, path);
-    if (rc == PLM_CONFLICT)
-        return plm_wrap(err, rc, "another process works on the same build");
-    return rc;
-}
-
-/* Everything but the lock, which is held. */
-static enum plm_code clear_job(struct plm_job *job, struct plm_err *err)
-{
-    struct plm_entries entries = {0};
-    enum plm_code rc = PLM_OK;
-
-    if (job->is_shared && is_remote(job))
-        return plm_store_delete_tree(job->root, job->out_dir, err);
-    PLM_TRY(plm_store_list(job->work, "", 0, &entries, err));
-    for (size_t i = 0; i < entries.n; i++)
-        if (strcmp(entries.items[i].name, "lock") != 0)
-            PLM_TRY(plm_store_delete_tree(job->work, entries.items[i].name, err));
-done:
-    plm_entries_reset(&entries);
-    return rc;
-}
 
 /* ---- planning -------------------------------------------------------------------------- */
 
@@ -135,13 +39,14 @@ static enum plm_code open_source(struct plm_job *job, const char *column_copy, s
         PLM_TRY(plm_source_open_copy(&job->manifest, &column, p->fragments, p->n_fragments, job->copy,
                                      &job->source, err));
     else
-        PLM_TRY(plm_source_open(&job->manifest, &column, p->fragments, p->n_fragments, &job->source, err));
+        PLM_TRY(plm_source_open(&job->manifest, &column, p->fragments, p->n_fragments,
+                                &job->source, err));
 done:
     return rc;
 }
 
-static enum plm_code make_plan(struct plm_job *job, const struct plm_build_options *o,
-                               struct plm_err *err)
+enum plm_code plm_job_make_plan(struct plm_job *job, const struct plm_build_options *o,
+                                struct plm_err *err)
 {
     const struct plm_plan *p = &job->plan;
     enum plm_code rc = PLM_OK;
@@ -158,137 +63,14 @@ static enum plm_code save_plan(struct plm_job *job, struct plm_err *err)
 {
     struct plm_buf json;
     enum plm_code rc = PLM_OK;
-    plm_buf_init(&json, job->ctx, PLAN_BYTES_MAX);
+    plm_buf_init(&json, job->ctx, PLM_PLAN_BYTES_MAX);
     PLM_TRY(plm_pins_save(&job->plan, &json, err));
-    if (job->is_shared && is_remote(job)) /* the lock of a store that has none */
+    if (job->is_shared && plm_job_is_remote(job)) /* the lock of a store that has none */
         PLM_TRY(plm_store_put_if_absent(job->work, "plan.json", json.data, json.len, err));
     else
         PLM_TRY(plm_store_put(job->work, "plan.json", json.data, json.len, err));
 done:
     plm_buf_reset(&json);
-    return rc;
-}
-
-/* ---- carrying on --------------------------------------------------------------------------- */
-
-/* plan.json of an earlier process; *found = false when there is none, or none that is usable. */
-static enum plm_code load_pins(struct plm_job *job, struct plm_pins *pins, bool *found,
-                               struct plm_err *err)
-{
-    struct plm_buf json;
-    plm_buf_init(&json, job->ctx, PLAN_BYTES_MAX);
-    enum plm_code rc = plm_store_get(job->work, "plan.json", &json, err);
-
-    *found = rc == PLM_OK;
-    if (rc == PLM_NOT_FOUND)
-        rc = PLM_OK;
-    PLM_TRY(rc);
-    if (*found) {
-        struct plm_err why = {0};
-        rc = plm_pins_load(job->ctx, (struct plm_view){json.data, json.len}, job->plan.id, pins, &why);
-        if (rc == PLM_CORRUPT) {
-            plm_warn(job->ctx, "starting anew: %s", why.message);
-            *found = false;
-            rc = PLM_OK;
-        } else if (rc != PLM_OK && err) {
-            *err = why;
-        }
-    }
-done:
-    plm_buf_reset(&json);
-    return rc;
-}
-
-/* The table as it was when the job was planned; PLM_NOT_FOUND when that version is gone or
- * is another one now. */
-static enum plm_code reopen_pinned(struct plm_job *job, const struct plm_pins *pins,
-                                   struct plm_err *err)
-{
-    struct plm_manifest pinned = {0};
-    enum plm_code rc = PLM_OK;
-
-    if (job->manifest.version != pins->version) {
-        PLM_TRY(plm_manifest_open(job->table_store, job->table.branch, pins->version, &pinned, err));
-        plm_manifest_reset(&job->manifest);
-        job->manifest = pinned;
-    }
-    if (job->manifest.xxh3 != pins->manifest_xxh3)
-        rc = plm_fail(err, PLM_NOT_FOUND, "version %" PRIu64 " is not the one that was planned for",
-                      pins->version);
-done:
-    return rc;
-}
-
-static enum plm_code adopt_pins(struct plm_job *job, const struct plm_build_options *o,
-                                const struct plm_pins *pins, struct plm_err *err)
-{
-    struct plm_plan *p = &job->plan;
-    const struct plm_kernels *kernels = plm_kernels_for(pins->kernels);
-    enum plm_code rc = PLM_OK;
-
-    if (!kernels)
-        return plm_fail(err, PLM_NOT_FOUND, "it was begun with %s kernels, which this processor lacks",
-                        pins->kernels);
-    job->ctx->kernels = kernels;
-    PLM_TRY(make_plan(job, o, err));
-    if (p->n_segments != pins->n_uuids)
-        return plm_fail(err, PLM_NOT_FOUND, "it has %zu segments, not %zu", pins->n_uuids, p->n_segments);
-    memcpy(p->transaction_uuid, pins->transaction_uuid, 16);
-    p->created_at_ms = pins->created_at_ms;
-    for (size_t i = 0; i < p->n_segments; i++)
-        memcpy(p->segments[i].uuid, pins->uuids[i], 16);
-    if (p->memory.task_rows != pins->task_rows) {
-        p->memory.task_rows = pins->task_rows;
-        PLM_TRY(plm_plan_recut(p, err));
-    }
-done:
-    return rc;
-}
-
-enum carry { CARRY_NOTHING, CARRY_ON, CARRY_COMMITTED };
-
-/* Can the unfinished job be carried on? A no is explained as a warning. */
-static enum plm_code try_to_carry_on(struct plm_job *job, const struct plm_build_options *o,
-                                     enum carry *carry, struct plm_err *err)
-{
-    struct plm_pins pins = {0};
-    struct plm_err why = {0};
-    struct plm_buf details;
-    bool found = false;
-    enum plm_code rc = PLM_OK;
-
-    *carry = CARRY_NOTHING;
-    plm_buf_init(&details, job->ctx, 4096);
-    PLM_TRY(load_pins(job, &pins, &found, err));
-    if (!found)
-        goto done;
-    rc = reopen_pinned(job, &pins, &why);
-    if (rc == PLM_OK)
-        rc = adopt_pins(job, o, &pins, &why);
-    if (rc == PLM_OK) {
-        struct plm_commit_request request;
-        enum plm_commit_outcome outcome = PLM_COMMIT_FREE;
-        rc = plm_job_commit_request(job, &details, &request, &why);
-        if (rc == PLM_OK)
-            rc = plm_commit_check(job->table_store, job->table.branch, &request, &outcome,
-                                  &job->version_committed, &why);
-        if (rc == PLM_OK)
-            *carry = outcome == PLM_COMMIT_DONE_BEFORE ? CARRY_COMMITTED : CARRY_ON;
-    }
-    if (rc == PLM_CONFLICT || rc == PLM_NOT_FOUND) {
-        plm_warn(job->ctx, "the unfinished build cannot be carried on and starts anew: %s", why.message);
-        plm_source_close(&job->source);
-        plm_manifest_reset(&job->manifest);
-        plm_free(job->ctx, job->made);
-        job->made = NULL;
-        rc = plm_manifest_open(job->table_store, job->table.branch, job->table.version, &job->manifest,
-                               err);
-    } else if (rc != PLM_OK && err) {
-        *err = why;
-    }
-done:
-    plm_buf_reset(&details);
-    plm_pins_reset(&pins);
     return rc;
 }
 
@@ -307,13 +89,13 @@ static enum plm_code identify(struct plm_job *job, const struct plm_build_option
 {
     char *salt = NULL;
     enum plm_code rc = PLM_OK;
-    bool elsewhere = !job->is_shared && (o->work_dir || is_remote(job));
+    bool elsewhere = !job->is_shared && (o->work_dir || plm_job_is_remote(job));
 
     PLM_TRY(plm_format(job->ctx, &salt, err, "%s|%s", job->manifest.branch ? job->manifest.branch : "",
                        elsewhere ? plm_store_uri(job->root) : ""));
     PLM_TRY(plm_plan_identify(job->ctx, o, salt, &job->plan, err));
     PLM_TRY(plm_format(job->ctx, &job->out_dir, err, "_pilum/%s", job->plan.id));
-    PLM_TRY(open_work(job, o, err));
+    PLM_TRY(plm_job_open_work(job, o, err));
 done:
     plm_free(job->ctx, salt);
     return rc;
@@ -333,25 +115,25 @@ static enum plm_code remove_if_empty(struct plm_job *job, const char *dir, size_
 /* A job that could not be begun (a work directory that cannot be made) leaves no directory with a mere lock. */
 static void forget_job(struct plm_job *job)
 {
-    if (job->lock && !is_remote(job) && remove_if_empty(job, job->out_dir, 1) == PLM_OK &&
+    if (job->lock && !plm_job_is_remote(job) && remove_if_empty(job, job->out_dir, 1) == PLM_OK &&
         remove_if_empty(job, "_pilum", 0) != PLM_OK)
         plm_warn(job->ctx, "%s/_pilum could not be removed", plm_store_uri(job->root));
 }
 
 /* plan.json of a job begun here and now; *carry changes when another process was first. */
 static enum plm_code begin_plan(struct plm_job *job, const struct plm_build_options *o,
-                                enum carry *carry, struct plm_err *err)
+                                enum plm_carry *carry, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(make_plan(job, o, err));
-    PLM_TRY(lock_job(job, err));
-    PLM_TRY(clear_job(job, err));
+    PLM_TRY(plm_job_make_plan(job, o, err));
+    PLM_TRY(plm_job_lock(job, err));
+    PLM_TRY(plm_job_clear(job, err));
     rc = save_plan(job, err);
     if (rc == PLM_CONFLICT || rc == PLM_RETRY) { /* RETRY: it may be ours after all */
         plm_source_close(&job->source);
-        rc = try_to_carry_on(job, o, carry, err);
-        if (rc == PLM_OK && *carry == CARRY_NOTHING)
+        rc = plm_job_carry_on(job, o, carry, err);
+        if (rc == PLM_OK && *carry == PLM_CARRY_NOTHING)
             rc = plm_fail(err, PLM_CONFLICT, "another process works on the same build");
     }
 done:
@@ -373,27 +155,27 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
                               struct plm_err *err)
 {
     bool exists = false;
-    enum carry carry = CARRY_NOTHING;
+    enum plm_carry carry = PLM_CARRY_NOTHING;
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_options_check(o, &job->plan, err)); /* wrong whatever the table holds */
     if (o->column_copy && !*o->column_copy)
         PLM_TRY(plm_fail(err, PLM_ARG, "column_copy is empty, expected a folder"));
-    PLM_TRY(open_root(job, err));
+    PLM_TRY(plm_job_open_root(job, err));
     PLM_TRY(identify(job, o, err));
     PLM_TRY(has_plan(job, &exists, err));
     if (exists) {
-        PLM_TRY(lock_job(job, err));
+        PLM_TRY(plm_job_lock(job, err));
         if (!o->restart)
-            PLM_TRY(try_to_carry_on(job, o, &carry, err));
+            PLM_TRY(plm_job_carry_on(job, o, &carry, err));
     }
-    if (carry == CARRY_NOTHING)
+    if (carry == PLM_CARRY_NOTHING)
         PLM_TRY(begin_plan(job, o, &carry, err));
-    if (carry == CARRY_NOTHING && job->plan.asked_partitions > job->plan.num_partitions)
+    if (carry == PLM_CARRY_NOTHING && job->plan.asked_partitions > job->plan.num_partitions)
         plm_warn(job->ctx, "%u partitions instead of %" PRIu64 ": the table has only %" PRIu64 " rows",
                  job->plan.num_partitions, job->plan.asked_partitions, job->plan.n_live);
-    job->resumed = carry != CARRY_NOTHING;
-    *done = carry == CARRY_COMMITTED;
+    job->resumed = carry != PLM_CARRY_NOTHING;
+    *done = carry == PLM_CARRY_COMMITTED;
     estimate(job, o);
 done:
     return rc;
@@ -404,9 +186,9 @@ static enum plm_code preview_job(struct plm_job *job, const struct plm_build_opt
 {
     enum plm_code rc = PLM_OK;
     PLM_TRY(plm_options_check(o, &job->plan, err));
-    PLM_TRY(open_root(job, err));
+    PLM_TRY(plm_job_open_root(job, err));
     PLM_TRY(identify(job, o, err));
-    PLM_TRY(make_plan(job, o, err));
+    PLM_TRY(plm_job_make_plan(job, o, err));
     estimate(job, o);
 done:
     return rc;
@@ -451,14 +233,15 @@ enum plm_code plm_job_open_shared(struct plm_ctx *ctx, const struct plm_table_re
 static enum plm_code check_shared(struct plm_job *job, struct plm_view plan_json, struct plm_err *err)
 {
     struct plm_buf here;
-    plm_buf_init(&here, job->ctx, PLAN_BYTES_MAX);
+    plm_buf_init(&here, job->ctx, PLM_PLAN_BYTES_MAX);
     enum plm_code rc = plm_store_get(job->work, "plan.json", &here, err);
 
     if (rc == PLM_NOT_FOUND ||
-        (rc == PLM_OK && (here.len != plan_json.len || memcmp(here.data, plan_json.data, here.len) != 0)))
+        (rc == PLM_OK &&
+         (here.len != plan_json.len || memcmp(here.data, plan_json.data, here.len) != 0)))
         rc = plm_fail(err, PLM_NOT_FOUND,
-                      "%s: the files of the build are not visible here; a table on local disk needs a file "
-                      "system that all nodes share",
+                      "%s: the files of the build are not visible here; a table on local disk needs "
+                      "a file system that all nodes share",
                       plm_store_uri(job->work));
     plm_buf_reset(&here);
     return rc;
@@ -471,12 +254,12 @@ static enum plm_code join_job(struct plm_job *job, const struct plm_build_option
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_options_check(o, &job->plan, err));
-    PLM_TRY(open_root(job, err));
+    PLM_TRY(plm_job_open_root(job, err));
     PLM_TRY(identify(job, o, err));
     PLM_TRY(plm_pins_load(job->ctx, plan_json, job->plan.id, &pins, err));
     PLM_TRY(check_shared(job, plan_json, err));
-    PLM_TRY(reopen_pinned(job, &pins, err));
-    PLM_TRY(adopt_pins(job, o, &pins, err));
+    PLM_TRY(plm_job_reopen_pinned(job, &pins, err));
+    PLM_TRY(plm_job_adopt_pins(job, o, &pins, err));
 done:
     plm_pins_reset(&pins);
     return rc;
@@ -530,24 +313,6 @@ void plm_job_close(struct plm_job *job)
     plm_store_close(job->table_store);
     plm_free(ctx, job->out_dir);
     *job = (struct plm_job){0};
-}
-
-enum plm_code plm_job_remove(struct plm_job *job, struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-
-    if (job->copy)
-        PLM_TRY(plm_store_delete_tree(job->copy_parent, job->copy_name, err));
-    if (job->work_parent)
-        PLM_TRY(plm_store_delete_tree(job->work_parent, job->plan.id, err));
-    if (is_remote(job) && job->is_shared)
-        PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
-    if (!is_remote(job)) {
-        PLM_TRY(plm_store_delete_tree(job->root, job->out_dir, err));
-        PLM_TRY(plm_store_delete_empty(job->root, "_pilum", err)); /* other jobs may be in it */
-    }
-done:
-    return rc;
 }
 
 enum plm_code plm_job_commit_request(struct plm_job *job, struct plm_buf *details,

@@ -1,4 +1,4 @@
-/* plan_parts.h - pieces of planning that job.c, plan.c and cut.c share. */
+/* plan_parts.h - pieces of planning that plan.c, cut.c and the files of a job (job_impl.h) share. */
 #ifndef PLM_PLAN_PARTS_H
 #define PLM_PLAN_PARTS_H
 
