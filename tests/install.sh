@@ -1,6 +1,7 @@
 #!/bin/sh
 # install.sh BUILD_DIR SOURCE_DIR: the installed tree can be moved, and then still serves a
-# program built with pkg-config and one built with the CMake package, shared and static.
+# program built with pkg-config and one built with the CMake package, shared and static. One of
+# them builds an index, searches it and has it checked.
 set -eu
 build=$1
 source=$2
@@ -22,6 +23,11 @@ libdir=$(dirname "$(dirname "$pc")")
 export PKG_CONFIG_PATH="$libdir/pkgconfig" LD_LIBRARY_PATH="$libdir"
 # shellcheck disable=SC2046 # the flags are words
 cc -std=c11 "$source/examples/build_index.c" $(pkg-config --cflags --libs pilum) -o "$work/by_pkg_config"
+# shellcheck disable=SC2046
+cc -std=c11 -Wall -Wextra -Werror "$source/tests/user_program.c" $(pkg-config --cflags --libs pilum) \
+    -o "$work/user_program"
+cp -r "$source/tests/format/good/bare" "$work/table.lance"
+"$work/user_program" "$work/table.lance"
 
 cat >"$work/project/CMakeLists.txt" <<'END'
 cmake_minimum_required(VERSION 3.21)

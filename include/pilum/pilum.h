@@ -11,6 +11,8 @@
  * Threads  a context runs one call at a time; separate contexts are
  *          independent. plm_ctx_cancel() may be called from any thread and
  *          from a signal handler.
+ * Versions an option struct that its default call has not filled is PLM_ARG.
+ *          Structs change with the library's soname only.
  */
 #ifndef PILUM_H
 #define PILUM_H
@@ -85,7 +87,7 @@ struct plm_ctx;
 
 /* Fill with plm_ctx_options_default() first. */
 struct plm_ctx_options {
-    size_t struct_bytes;          /* sizeof, so that the struct can grow */
+    size_t struct_bytes;          /* set by the default call, as in every option struct */
     unsigned threads;             /* 0 = all processors */
     uint64_t memory_budget_bytes; /* 0 = half of what the cgroup or machine allows */
     const char *simd;             /* "scalar", "avx2", ... caps the kernels; NULL = $PILUM_SIMD or best */
@@ -168,12 +170,13 @@ PLM_MUST_CHECK PLM_API enum plm_code
 plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *table,
                  const struct plm_build_options *options, char **report_json, struct plm_err *err);
 
-/* What plm_create_index() would do; touches nothing. */
+/* What plm_create_index() would do, as JSON (plm_string_free()); touches nothing. Codes as there. */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_plan_index(struct plm_ctx *ctx, const struct plm_table_ref *table,
                const struct plm_build_options *options, char **plan_json, struct plm_err *err);
 
-/* The table, its indexes, their segments and partition sizes; `index` NULL = all. */
+/* The table, its indexes, their segments and partition sizes, as JSON (plm_string_free()); `index`
+ * NULL = all. PLM_NOT_FOUND: no such table, version or index. */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_inspect(struct plm_ctx *ctx, const struct plm_table_ref *table, const char *index,
             char **json, struct plm_err *err);
@@ -187,8 +190,8 @@ struct plm_verify_options {
 };
 PLM_API void plm_verify_options_default(struct plm_verify_options *options);
 
-/* Check a committed index against the table. Problems found are in the report
- * and counted in *n_problems; the call itself then still returns PLM_OK. */
+/* Check a committed index against the table. Problems found are in the report (may not be NULL;
+ * plm_string_free()) and counted in *n_problems; the call itself then still returns PLM_OK. */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_verify_index(struct plm_ctx *ctx, const struct plm_table_ref *table,
                  const struct plm_verify_options *options, char **report_json,
@@ -219,19 +222,23 @@ struct plm_hits {
 };
 
 /* The semantics of stock Lance's `nearest`: ties by row id, unindexed
- * fragments scanned too. Release with plm_hits_reset(). */
+ * fragments scanned too. Release with plm_hits_reset().
+ *
+ *   PLM_ARG        options not filled, k or nprobes 0, a query that is not finite
+ *   PLM_NOT_FOUND  no such table, column, index or row
+ *   PLM_DATA       a query of another dimension than the column */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_search(struct plm_ctx *ctx, const struct plm_table_ref *table,
            const struct plm_search_options *options, struct plm_hits *out, struct plm_err *err);
 PLM_API void plm_hits_reset(struct plm_hits *hits);
 
 /* List (and with `remove` delete) what killed builds left: job directories that no process holds,
- * unfinished uploads (S3), temporary files. */
+ * unfinished uploads (S3), temporary files; as JSON (plm_string_free()). */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_gc(struct plm_ctx *ctx, const struct plm_table_ref *table, bool remove, char **json,
        struct plm_err *err);
 
-/* {"pilum": "0.1.0", "kernels": "avx2", ...} */
+/* {"pilum": "0.1.0", "kernels": "avx2", ...}; plm_string_free(). */
 PLM_MUST_CHECK PLM_API enum plm_code
 plm_version_json(struct plm_ctx *ctx, char **json, struct plm_err *err);
 

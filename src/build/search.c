@@ -27,6 +27,9 @@ void plm_hits_reset(struct plm_hits *hits)
 
 static enum plm_code check_options(const struct plm_search_options *o, struct plm_err *err)
 {
+    if (o && o->struct_bytes != sizeof(*o))
+        return plm_fail(err, PLM_ARG, "search options: struct_bytes is %zu; fill them with "
+                        "plm_search_options_default() first", o->struct_bytes);
     if (!o || !o->column || !*o->column)
         return plm_fail(err, PLM_ARG, "search: no column given");
     if (o->k == 0)
