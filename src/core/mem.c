@@ -392,7 +392,8 @@ enum plm_code plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **o
     enum plm_code rc = plm_alloc(ctx, &copy, room, 1, err);
     if (rc != PLM_OK)
         return rc;
-    memcpy(copy, s, n);
+    if (n > 0) /* nothing of nowhere is an empty string, too */
+        memcpy(copy, s, n);
     copy[n] = 0;
     *out = copy;
     return PLM_OK;
