@@ -356,7 +356,7 @@ void plm_groups_nearest(const struct plm_groups *s, const float *rows, size_t n,
             for (size_t i = 0; i < n_block; i++) {
                 size_t row = w->rows[at + i];
 
-                if (places[i] < size)
+                if (places[i] < size && isfinite(values[i]))
                     take_better(&best[row], &second[row], &ids[row], values[i], next[i],
                                 s->order[s->starts[g] + places[i]]);
             }
