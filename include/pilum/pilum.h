@@ -97,6 +97,10 @@ struct plm_ctx_options {
     void *user;
     /* The budget covers all that is resident in this process; false: what pilum adds to it. */
     bool budget_is_of_process;
+    /* Parts of the table's files on a local disk may be mapped in place of being read, which spares
+     * copies and fresh memory. Who shortens such a file meanwhile, or a disk that fails, ends the
+     * process with SIGBUS: for programs whose process is their own. */
+    bool map_files;
 };
 
 PLM_API void plm_ctx_options_default(struct plm_ctx_options *options);

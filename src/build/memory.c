@@ -386,7 +386,8 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     uint64_t train = fit_train(&s, budget, &m);
     uint64_t encode = encode_bytes(&s, m.encode_threads, m.batch_rows, m.task_rows);
     uint64_t kept = fit_kept(&s, budget, encode, &m), beside = p->quantizer == PLM_FLAT ? kept : 0;
-    m.views_sample = m.sample_bytes > 0 && p->metric != PLM_COSINE && plm_source_may_be_viewed(source);
+    m.views_sample = source->ctx->map_files && m.sample_bytes > 0 && p->metric != PLM_COSINE &&
+                     plm_source_may_be_viewed(source);
     merge = beside + fit_gather(&s, budget - beside, merge, &m);
     encode += kept;
     m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), plm_max_u64(train, verify_bytes(&s)));

@@ -34,6 +34,17 @@ static void on_signal(int number)
     plm_ctx_cancel(running);
 }
 
+/* A page of a mapped file that is gone: what a read would have told as an error. */
+static void on_lost_page(int number)
+{
+    static const char text[] = "pilum: a file of the table was shortened, or its disk failed, while it was read\n";
+    ssize_t n = write(STDERR_FILENO, text, sizeof text - 1);
+
+    (void)number;
+    (void)n;
+    _exit(1);
+}
+
 static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_signal};
@@ -41,6 +52,8 @@ static void catch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_lost_page;
+    sigaction(SIGBUS, &action, NULL);
     action.sa_handler = SIG_IGN; /* a closed pipe is an error of write(), and of sockets */
     sigaction(SIGPIPE, &action, NULL);
 }
@@ -194,6 +207,7 @@ enum plm_code plm_cli_open(struct plm_cli *cli, struct plm_err *err)
     options.warn = plm_display_warn;
     options.user = cli;
     options.budget_is_of_process = true;
+    options.map_files = true; /* see on_lost_page() */
     rc = plm_ctx_create(&options, &cli->ctx, err);
     if (rc == PLM_OK)
         running = cli->ctx;

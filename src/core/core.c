@@ -174,6 +174,7 @@ enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_c
         free(lock);
         return PLM_NOMEM;
     }
+    ctx->map_files = o.map_files;
     ctx->kernels = kernels;
     ctx->progress = o.progress;
     ctx->warn = o.warn;

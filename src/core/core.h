@@ -87,6 +87,7 @@ struct plm_ctx {
     unsigned threads;
     uint64_t memory_budget_bytes;
     uint64_t memory_base_bytes; /* of the budget: taken, though not charged (the process itself) */
+    bool map_files; /* as in struct plm_ctx_options */
     const struct plm_kernels *kernels;
     void (*progress)(void *user, const struct plm_progress *progress);
     void (*warn)(void *user, const char *message);

@@ -67,7 +67,8 @@ enum plm_code plm_local_file_view(struct plm_file *base, const struct plm_range 
     int fd = -1;
     enum plm_code rc;
 
-    if (range->len < VIEW_BYTES_MIN || range->offset % page != (uint64_t)(uintptr_t)range->dst % page)
+    if (!base->store->ctx->map_files || range->len < VIEW_BYTES_MIN ||
+        range->offset % page != (uint64_t)(uintptr_t)range->dst % page)
         return plm_local_read_ranges(base, range, 1, err);
     PLM_TRY(plm_local_begin_reading(base, &fd, err));
     cut_pages(range, parts);

@@ -44,8 +44,8 @@ const char *plm_file_name(const struct plm_file *file); /* for messages */
 /* Exactly `len` bytes at `offset`, or an error (past the end: PLM_CORRUPT). */
 PLM_MUST_CHECK enum plm_code
 plm_file_read(struct plm_file *file, uint64_t offset, size_t len, void *dst, struct plm_err *err);
-/* As plm_file_read() into a region (mem.h). Where the file lies on a disk of this machine, whole pages
- * whose place in the file and in memory agree are not copied: they become views of the file, private
+/* As plm_file_read() into a region (mem.h). Where the context maps files and this one lies on a disk of
+ * this machine, whole pages whose place in the file and in memory agree are not copied: they become views of the file, private
  * to the region. For files that nobody shortens: who looks at a page that is gone dies of SIGBUS. */
 PLM_MUST_CHECK enum plm_code
 plm_file_view(struct plm_file *file, uint64_t offset, size_t len, void *dst, struct plm_err *err);

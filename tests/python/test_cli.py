@@ -231,6 +231,26 @@ def test_damaged_data_file(table, damage):
     assert after == before
 
 
+def test_data_file_that_is_shortened_while_it_is_read(tmp_path):
+    """The sample may be pages of the table's files: one that is gone must not end the command by a signal."""
+    path = tmp_path / "t.lance"
+    write(path, make_vectors(40_000, 128))
+    file = data_file(path)
+    whole = file.read_bytes()
+    words = ["create-index", path, "--column", "vec", "--type", "IVF_SQ", "--num-partitions", "1000", "--json"]
+    running = subprocess.Popen([PILUM, *map(str, words), "--progress", "json"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for line in running.stderr:
+        if '"train"' in line:
+            cut(file, 5_000)
+            break
+    last = running.communicate(timeout=60)[1].strip().splitlines()[-1]
+    assert running.returncode == 1, last
+    assert "shortened" in last or file.name in last
+    file.write_bytes(whole)
+    pilum_ok(*words)
+
+
 @pytest.mark.parametrize("at", [-1, -9, -16, 5], ids=str)
 def test_damaged_manifest(table, at):
     manifest = sorted((table / "_versions").glob("*.manifest"))[0]

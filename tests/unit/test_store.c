@@ -30,6 +30,7 @@ static int setup(void **state)
 
     plm_ctx_options_default(&options);
     options.threads = 4;
+    options.map_files = true;
     strcpy(root, "store-XXXXXX");
     if (plm_ctx_create(&options, &ctx, NULL) != PLM_OK || !mkdtemp(root))
         return 1;
