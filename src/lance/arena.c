@@ -66,7 +66,7 @@ void plm_arena_reset(struct plm_ctx *ctx, struct plm_arena_block **arena)
 enum plm_code plm_pb_get_text(struct plm_manifest *manifest, const struct plm_pb_field *field,
                               char **out, struct plm_err *err)
 {
-    char *text;
+    char *text = NULL;
     struct plm_view view;
     enum plm_code rc = plm_pb_get_view(field, &view, err);
 
