@@ -39,6 +39,8 @@ from pilum._errors import (
 )
 
 if TYPE_CHECKING:
+    from pilum import ray as ray
+    from pilum import report as report
     from pilum._build import create_index, optimize_indices, plan_index
     from pilum._progress import Progress
     from pilum._report import Report, last_report
@@ -92,14 +94,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        value = getattr(import_module(f"pilum.{_WHERE[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in ("ray", "report"):
-        return import_module(f"pilum.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # whose reader would take every name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        if name in _WHERE:
+            value = getattr(import_module(f"pilum.{_WHERE[name]}"), name)
+            globals()[name] = value
+            return value
+        if name in ("ray", "report"):
+            return import_module(f"pilum.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -60,7 +60,7 @@ def create_index(
         name: Of the index; ``<column>_idx`` by default.
         replace: ``False``: an index of that name is an error.
         metric: ``l2`` (or ``euclidean``), ``cosine`` or ``dot``, in any case.
-        num_partitions: By default one for 4096 rows (FLAT) or 8192 rows (SQ, PQ).
+        num_partitions: By default one for 4096 rows (FLAT) or 8192 rows (SQ, PQ), at most 4096.
         num_sub_vectors: PQ; by default dimension / 16 if that divides, else / 8.
         num_bits: PQ bits of a code: 8 or 4.
         sample_rate: Training rows for each partition.
@@ -89,8 +89,9 @@ def create_index(
         ValueError: A wrong argument; one of a wrong type is a ``TypeError``, too, a missing column a
             ``KeyError``.
         NotImplementedError: Something that is not built; the message names it.
+        OSError: The file for the report cannot be written; told before the build.
         pilum.Error: Anything else that the table, the storage or the machine decides. All of the above
-            that the C library finds are of this class, too.
+            are of this class, too, but for unknown arguments and the report's file.
         KeyboardInterrupt: After Ctrl-C.
     """
     table, options, how = _parts(locals())

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 from pilum._errors import ArgumentTypeError
 
 
-class Report(dict):  # type: ignore[type-arg]
+class Report(dict[str, Any]):
     """A report of pilum: a dict with the keys of ``--json``, also as attributes, with a short text form
     and a page with pictures in notebooks.
 

@@ -10,6 +10,7 @@ from typing import Any, Optional, Union
 
 import lance
 
+from pilum import _core
 from pilum._errors import ArgumentError, ArgumentTypeError
 
 TableLike = Union[str, "os.PathLike[str]", lance.LanceDataset]
@@ -27,7 +28,7 @@ class Table:
     storage_options: dict[str, str]
     dataset: Optional[lance.LanceDataset]  #: as it was given
 
-    def reference(self) -> tuple[bytes, int, Optional[str], tuple[bytes, ...]]:
+    def reference(self) -> _core.Table:
         """The table as the extension takes it."""
         options: list[bytes] = []
         for key, value in self.storage_options.items():

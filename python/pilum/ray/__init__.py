@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["create_index"]
 
 
-def __getattr__(name: str) -> Any:
-    """Loaded when it is asked for: workers import this package, too, and need less of it."""
-    if name == "create_index":
-        from pilum.ray._create import create_index
+if not TYPE_CHECKING:  # whose reader would take every name for one of this package
 
-        return create_index
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Loaded when it is asked for: workers import this package, too, and need less of it."""
+        if name == "create_index":
+            from pilum.ray._create import create_index
+
+            return create_index
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

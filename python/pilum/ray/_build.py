@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from pilum import _core
 from pilum.ray._errors import WorkersLost
 from pilum.ray._pool import LOSSES, AnswerLost, Pool, Task
 from pilum.ray._progress import View
@@ -38,7 +39,7 @@ def _u64(message: bytes) -> tuple[int, ...]:
 class Driver:
     """The driver's handle of the build."""
 
-    dist: Any
+    dist: _core.Dist
 
     def __call__(self, name: str, *numbers: int, messages: tuple[bytes, ...] = ()) -> bytes:
         return self.dist.call(name, numbers, messages)
@@ -46,8 +47,9 @@ class Driver:
     def number(self, name: str, *numbers: int) -> int:
         return _u64(self(name, *numbers))[0]
 
-    def json(self, name: str) -> Any:
-        return json.loads(self(name))
+    def json(self, name: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self(name))
+        return answer
 
 
 class Build:

@@ -131,8 +131,11 @@ def create_index(
         ValueError: A wrong argument; one of a wrong type is a ``TypeError``, too, a missing column a
             ``KeyError``.
         NotImplementedError: Something that is not built yet; the message names it.
-        pilum.Error: Anything else that storage, table or workers decide. The same call carries on. All of the
-            above are of this class, too, but for unknown arguments.
+        OSError: The file for the report cannot be written; told before the build.
+        RuntimeError: Workers cannot be started, are lost time after time, or run another version of pilum. The
+            same call carries on.
+        pilum.Error: Anything else that storage or table decide. The same call carries on. Wrong arguments and what
+            is not built are of this class, too, but for unknown arguments.
     """
     n_workers = count(num_workers, "num_workers") or 1
     arguments.check_others(kwargs)
@@ -220,8 +223,7 @@ def _run(table: Table, options: BuildOptions, view: View, engine: Engine) -> dic
         driver = Driver(dist)
         try:
             if committed:
-                report: dict[str, Any] = driver.json("finish_committed")
-                return report
+                return driver.json("finish_committed")
             facts, plan = driver.json("facts"), driver("plan")
             worker_options = ray.put(dataclasses.replace(options, restart=False))
             pool.join(table.pinned(facts["version"]).reference(), worker_options, plan, facts["kernels"])

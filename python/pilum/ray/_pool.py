@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import ray.exceptions as rex
 
+from pilum import _core
 from pilum.ray._errors import WorkersLost, rebuild
 from pilum.ray._resources import Size
 from pilum.ray._worker import Worker
@@ -109,10 +110,10 @@ class Pool:
         self._spill_dir = spill_dir
         self._tick = tick
         self._ticked = 0.0
-        self._joining: tuple[Any, ...] | None = None
+        self._joining: tuple[_core.Table, Any, int, bytes] | None = None
         self._plan_kernels: str | None = None
         self._bad_starts = 0
-        self._class = ray.remote(concurrency_groups={"work": 1, "control": 1})(Worker)
+        self._class: Any = _actor_class()
         self._handles: list[_Handle] = [self._start(False) for _ in range(n)]
 
     # ---- workers ------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class Pool:
             elif not ray.wait(late, num_returns=1, timeout=0.5, fetch_local=False)[0]:
                 self._rest(0)
 
-    def join(self, table: tuple, options: Any, plan: bytes, kernels: str) -> None:
+    def join(self, table: _core.Table, options: Any, plan: bytes, kernels: str) -> None:
         """From now on every worker that is up joins the build."""
         self._joining = (table, options, self.n, plan)
         self._plan_kernels = kernels
@@ -179,21 +180,24 @@ class Pool:
                 _kill(handle.actor)
                 self._handles[self._handles.index(handle)] = self._start(True)
                 return
-        if handle.about and self._joining and not handle.joined and handle.joining is None:
-            if self._plan_kernels not in handle.about["kernels"]:
+        about = handle.about
+        if about is None:
+            return
+        if self._joining is not None and not handle.joined and handle.joining is None:
+            if self._plan_kernels not in about["kernels"]:
                 return  # this processor lacks what the build was begun with: it stays idle
             handle.joining = handle.actor.join.remote(*self._joining)
         if handle.joining is not None and _is_ready(handle.joining[0]):
             status = ray.get(handle.joining[0])
             handle.joining = None
             if not status["ok"]:
-                raise rebuild(status["error"], f"worker {handle.about['pid']} on node {handle.about['node']}")
+                raise rebuild(status["error"], f"worker {about['pid']} on node {about['node']}")
             handle.joined = True
             self._bad_starts = 0
 
     # ---- tasks ------------------------------------------------------------------------------
 
-    def run(self, tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
+    def run(self, tasks: Iterable[Task], done: Callable[[Task, Any], object]) -> None:
         """Runs all tasks. ``done`` gets each task once, with its answer (or the reference to it)."""
         waiting = collections.deque(tasks)
         open_tasks = len(waiting)
@@ -269,7 +273,7 @@ class Pool:
         return [runs[r] for r in ready if r in runs]
 
     def _take(self, run: _Run, waiting: collections.deque[Task], times: dict[str, list[float]],
-              done: Callable[[Task, Any], None]) -> int:
+              done: Callable[[Task, Any], object]) -> int:
         """One run has ended. Returns 1 when its task is done by it."""
         task, handle = run.task, run.worker
         task.running.remove(run)
@@ -383,6 +387,12 @@ class AnswerLost(Exception):
     def __init__(self, task: Task) -> None:
         self.task = task
         super().__init__(f"task {task.name} lost what it was to work on")
+
+
+def _actor_class() -> Any:
+    """The worker as Ray starts it: its work and the question how far it is, each on a thread of its own."""
+    groups = {"work": 1, "control": 1}
+    return ray.remote(concurrency_groups=groups)(Worker)  # type: ignore[call-overload]  # an option Ray's types lack
 
 
 def _twin_after(times: list[float]) -> float:

@@ -23,11 +23,12 @@ class Size:
     threads: int
     memory_budget: int
     actor_options: dict[str, Any]
-    may_shrink: bool  #: num_cpus was not asked for: a worker that finds no place is started without
+    may_shrink: bool  #: a worker that finds no place is started without its demand for CPUs
 
 
 def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node.get("Alive")]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types for it
+    return [node for node in nodes if node.get("Alive")]
 
 
 def _threads(n_workers: int, asked: float | None) -> int:
@@ -53,7 +54,7 @@ def worker_size(n_workers: int, ray_remote_args: dict[str, Any] | None, memory_b
     options = dict(ray_remote_args or {})
     asked_cpus = options.get("num_cpus")
     n_threads = threads or _threads(n_workers, asked_cpus)
-    free = ray.available_resources().get("CPU", 0)
+    free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]  # Ray has no types for it
     if asked_cpus is None:
         options["num_cpus"] = n_threads if free >= n_workers * n_threads else 0
     options.setdefault("scheduling_strategy", "SPREAD")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from pilum._options import BuildOptions
 #: Status of a call: ``ok``, then either usage or the parts of an error.
 Status = dict[str, Any]
 #: A shard, and the (unresolved) message that reads it; none where this worker should hold it.
-Need = tuple[int, list | None]
+Need = tuple[int, list["ray.ObjectRef[bytes]"] | None]
 HEAD_BYTES = 96  #: of an answer, beside its status: the driver may not see the rest
 
 _KERNELS = ("scalar", "neon", "avx2", "avx512")
@@ -60,7 +61,7 @@ class Worker:
 
     def __init__(self, threads: int, memory_budget: int, spill_dir: str | None) -> None:
         self._now = (0, 0, 0, 0)  # done, total, bytes read, bytes written
-        self._dist: Any = None
+        self._dist: _core.Dist | None = None
         self._shards: set[int] = set()
         self._context = _core.Context(threads=threads, memory_budget=memory_budget, progress=self._on_progress)
         parent = spill_dir or os.environ.get("PILUM_SPILL_DIR") or tempfile.gettempdir()
@@ -68,7 +69,8 @@ class Worker:
         _remove_leftovers(parent)
         self._spill_dir = tempfile.mkdtemp(prefix=f"{_SPILL_PREFIX}{os.getpid()}-", dir=parent)
 
-    def _on_progress(self, phase, detail, done, total, unit, bytes_read, bytes_written, seconds) -> None:
+    def _on_progress(self, phase: str, detail: str, done: int, total: int, unit: str, bytes_read: int,
+                     bytes_written: int, seconds: float) -> None:
         self._now = (done, total, bytes_read, bytes_written)
 
     @ray.method(concurrency_group="control")
@@ -86,7 +88,7 @@ class Worker:
         }
 
     @ray.method(concurrency_group="work", num_returns=2)
-    def join(self, table: tuple, options: BuildOptions, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
+    def join(self, table: _core.Table, options: BuildOptions, n_workers: int, plan: bytes) -> tuple[Status, bytes]:
         def run() -> bytes:
             spill_dir = os.fsencode(self._spill_dir)
             self._dist = _core.dist_join(self._context, table, options.core(), n_workers, plan, spill_dir)
@@ -102,9 +104,11 @@ class Worker:
     @ray.method(concurrency_group="work", num_returns=2)
     def keep(self, name: str, numbers: tuple[int, ...], needs: list[Need], *messages: bytes) -> tuple[Status, bytes]:
         """The same, with an answer that stays where it is until another worker wants it."""
-        return self.call(name, numbers, needs, *messages)
+        return self._guard(lambda: self._call(name, numbers, needs, messages))
 
     def _call(self, name: str, numbers: tuple[int, ...], needs: list[Need], messages: tuple[bytes, ...]) -> bytes:
+        if self._dist is None:
+            raise RuntimeError("this worker has joined no build")
         for number, message in needs:
             if number not in self._shards:
                 if message is None:
@@ -119,7 +123,7 @@ class Worker:
             self._shards.clear()  # the core has let go of them
         return answer
 
-    def _guard(self, run) -> tuple[Status, bytes]:
+    def _guard(self, run: Callable[[], bytes]) -> tuple[Status, bytes]:
         """Errors travel as plain data: an exception of the core may not be importable elsewhere."""
         try:
             answer = run()
