@@ -82,6 +82,16 @@ static void scalar_byte_bounds(const uint8_t *rows, const float *row_terms, size
         }
 }
 
+/* The low half of the whole number; 0 of one beyond 32 bits, as the vector units have it. */
+static int16_t word_of(float value)
+{
+    float whole = rintf(value);
+
+    if (!(whole >= -0x1p31f && whole < 0x1p31f))
+        return 0;
+    return (int16_t)(uint16_t)(uint32_t)(int32_t)whole;
+}
+
 static void scalar_pq_words(const float *groups, size_t n_groups, float per_unit,
                             const int16_t *words, const int32_t *offsets, size_t n_codes,
                             size_t dsub, uint8_t *codes, int32_t *best, int32_t *second)
@@ -98,7 +108,7 @@ static void scalar_pq_words(const float *groups, size_t n_groups, float per_unit
 
             PLM_LOOP
             for (size_t d = 0; d < dsub; d++)
-                sum += (uint32_t)((int32_t)rintf(x[d * PLM_PQ_LANES] * per_unit) * word[d]);
+                sum += (uint32_t)(word_of(x[d * PLM_PQ_LANES] * per_unit) * word[d]);
             value = (int32_t)sum;
             if (value < best[row]) {
                 second[row] = best[row];
