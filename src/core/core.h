@@ -92,7 +92,7 @@ struct plm_ctx {
     void (*progress)(void *user, const struct plm_progress *progress);
     void (*warn)(void *user, const char *message);
     void *user;
-    struct plm_spares *spares;    /* mem.c */
+    struct plm_spares *spares;    /* mem_spares.c */
     void *lock;                   /* pthread_mutex_t: one callback at a time */
     atomic_bool cancelled;
     atomic_uint_fast64_t memory_used, memory_peak; /* charged bytes */

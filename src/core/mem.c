@@ -3,22 +3,19 @@
  * Each block is preceded by one 64-byte line that remembers its size, so that a free can give
  * the charge back and user data stays 64-byte aligned. Large blocks are mappings of their own:
  * what is freed leaves the process at once, whatever the host's malloc is tuned to, so that charged
- * bytes bound resident ones. Small ones come from malloc. A few mappings are kept for who wants as
- * much again, since fresh pages are slow; they go when the budget has other use for them.
+ * bytes bound resident ones. Small ones come from malloc.
  */
 #include "core/mem.h"
 
-#include <pthread.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/mem_impl.h"
+
 #define LINE 64u
 #define MAP_BYTES ((size_t)128 << 10) /* blocks from this size on are mapped */
 #define HUGE_BYTES ((size_t)4 << 20) /* and may have large pages */
-#define SPARE_BLOCKS 16              /* mappings kept for the next one that wants as much */
-#define SPARE_BYTES_MAX ((uint64_t)64 << 20) /* and an eighth of the budget */
 
 struct header {
     size_t charged_bytes;
@@ -40,12 +37,7 @@ static struct header *header_of(void *memory)
     return (struct header *)(void *)((uint8_t *)memory - LINE);
 }
 
-static void raise_peak(struct plm_ctx *ctx, uint64_t used)
-{
-    uint64_t peak = atomic_load(&ctx->memory_peak);
-    while (peak < used && !atomic_compare_exchange_weak(&ctx->memory_peak, &peak, used))
-        ;
-}
+/* ---- sizes and the charge -------------------------------------------------------------- */
 
 /* The bytes of as many pages as hold n; false on overflow. */
 static bool page_bytes(size_t n, size_t *out)
@@ -79,114 +71,12 @@ uint64_t plm_memory_left(const struct plm_ctx *ctx)
     return taken < ctx->memory_budget_bytes ? ctx->memory_budget_bytes - taken : 0;
 }
 
-/* ---- mappings kept ------------------------------------------------------------------------ */
-
-struct plm_spares {
-    pthread_mutex_t lock;
-    uint64_t bytes, bytes_max;
-    size_t n;
-    void *blocks[SPARE_BLOCKS]; /* oldest first */
-    size_t sizes[SPARE_BLOCKS];
-};
-
-enum plm_code plm_spares_create(struct plm_ctx *ctx, struct plm_err *err)
+static void raise_peak(struct plm_ctx *ctx, uint64_t used)
 {
-    struct plm_spares *spares = calloc(1, sizeof *spares);
-
-    if (!spares || pthread_mutex_init(&spares->lock, NULL) != 0) {
-        free(spares);
-        return plm_fail(err, PLM_NOMEM, "context: out of memory");
-    }
-    spares->bytes_max = plm_min_u64(SPARE_BYTES_MAX, ctx->memory_budget_bytes / 8);
-    ctx->spares = spares;
-    return PLM_OK;
+    uint64_t peak = atomic_load(&ctx->memory_peak);
+    while (peak < used && !atomic_compare_exchange_weak(&ctx->memory_peak, &peak, used))
+        ;
 }
-
-/* The caller holds the lock. */
-static void forget_spare(struct plm_spares *s, size_t at)
-{
-    s->bytes -= s->sizes[at];
-    s->n--;
-    memmove(s->blocks + at, s->blocks + at + 1, (s->n - at) * sizeof *s->blocks);
-    memmove(s->sizes + at, s->sizes + at + 1, (s->n - at) * sizeof *s->sizes);
-}
-
-static void drop_oldest(struct plm_spares *s)
-{
-    munmap(s->blocks[0], s->sizes[0]);
-    forget_spare(s, 0);
-}
-
-static void *take_spare(struct plm_ctx *ctx, size_t total)
-{
-    struct plm_spares *s = ctx->spares;
-    void *block = NULL;
-
-    if (!s)
-        return NULL;
-    pthread_mutex_lock(&s->lock);
-    for (size_t i = s->n; i-- > 0 && !block;)
-        if (s->sizes[i] == total) {
-            block = s->blocks[i];
-            forget_spare(s, i);
-        }
-    pthread_mutex_unlock(&s->lock);
-    return block;
-}
-
-/* A mapping that is charged still. Afterwards it is a spare or gone; the charge is the caller's. */
-static void put_spare(struct plm_ctx *ctx, void *block, size_t total)
-{
-    struct plm_spares *s = ctx->spares;
-    bool is_kept = false;
-
-    if (s && total <= s->bytes_max) {
-        uint64_t taken = atomic_load(&ctx->memory_used) + ctx->memory_base_bytes;
-
-        pthread_mutex_lock(&s->lock);
-        while (s->n > 0 && (s->n == SPARE_BLOCKS || s->bytes + total > s->bytes_max))
-            drop_oldest(s);
-        /* What is charged and this block are within the budget, as it is charged still. */
-        is_kept = taken <= ctx->memory_budget_bytes && s->bytes <= ctx->memory_budget_bytes - taken;
-        if (is_kept) {
-            s->blocks[s->n] = block;
-            s->sizes[s->n++] = total;
-            s->bytes += total;
-        }
-        pthread_mutex_unlock(&s->lock);
-    }
-    if (!is_kept)
-        munmap(block, total);
-}
-
-/* Spares make room for what has been charged. */
-static void trim_spares(struct plm_ctx *ctx)
-{
-    struct plm_spares *s = ctx->spares;
-    uint64_t left = plm_memory_left(ctx);
-
-    if (!s)
-        return;
-    pthread_mutex_lock(&s->lock);
-    while (s->n > 0 && s->bytes > left)
-        drop_oldest(s);
-    pthread_mutex_unlock(&s->lock);
-}
-
-void plm_spares_destroy(struct plm_ctx *ctx)
-{
-    struct plm_spares *s = ctx->spares;
-
-    if (!s)
-        return;
-    while (s->n > 0)
-        drop_oldest(s);
-    pthread_mutex_destroy(&s->lock);
-    free(s);
-    ctx->spares = NULL;
-}
-
-/* ---- blocks --------------------------------------------------------------------------------- */
 
 static enum plm_code charge(struct plm_ctx *ctx, size_t total, struct plm_err *err)
 {
@@ -202,6 +92,8 @@ static enum plm_code charge(struct plm_ctx *ctx, size_t total, struct plm_err *e
     raise_peak(ctx, used);
     return PLM_OK;
 }
+
+/* ---- blocks ---------------------------------------------------------------------------- */
 
 static void *map_block(size_t total)
 {
@@ -224,8 +116,8 @@ static void *get_block(struct plm_ctx *ctx, size_t total)
         return NULL;
     if (!is_mapped(total))
         return aligned_alloc(LINE, total);
-    block = take_spare(ctx, total);
-    trim_spares(ctx);
+    block = plm_spares_take(ctx, total);
+    plm_spares_trim(ctx);
     return block ? block : map_block(total);
 }
 
@@ -342,13 +234,13 @@ void plm_free(struct plm_ctx *ctx, void *memory)
     struct header *h = header_of(memory);
     size_t total = h->charged_bytes;
     if (is_mapped(total))
-        put_spare(ctx, h, total);
+        plm_spares_put(ctx, h, total);
     else
         free(h);
     atomic_fetch_sub(&ctx->memory_used, total);
 }
 
-/* ---- regions ------------------------------------------------------------------------------- */
+/* ---- regions --------------------------------------------------------------------------- */
 
 /* Never kept as a spare: parts of it may be files. */
 enum plm_code plm_region_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t each, struct plm_err *err)
@@ -360,7 +252,7 @@ enum plm_code plm_region_alloc(struct plm_ctx *ctx, void *out, size_t n, size_t 
     enum plm_code rc = charge(ctx, total, err);
     if (rc != PLM_OK)
         return rc;
-    trim_spares(ctx);
+    plm_spares_trim(ctx);
     void *region = plm_alloc_fault(ctx) ? NULL : map_block(total);
     if (!region) {
         atomic_fetch_sub(&ctx->memory_used, total);
@@ -378,86 +270,4 @@ void plm_region_free(struct plm_ctx *ctx, void *region, size_t n, size_t each)
         return;
     munmap(region, total);
     atomic_fetch_sub(&ctx->memory_used, total);
-}
-
-/* ---- strings and buffers ------------------------------------------------------------------ */
-
-enum plm_code plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **out,
-                          struct plm_err *err)
-{
-    char *copy;
-    size_t room;
-    if (!plm_size_add(n, 1, &room))
-        return plm_fail(err, PLM_NOMEM, "string of %zu bytes", n);
-    enum plm_code rc = plm_alloc(ctx, &copy, room, 1, err);
-    if (rc != PLM_OK)
-        return rc;
-    if (n > 0) /* nothing of nowhere is an empty string, too */
-        memcpy(copy, s, n);
-    copy[n] = 0;
-    *out = copy;
-    return PLM_OK;
-}
-
-enum plm_code plm_strdup(struct plm_ctx *ctx, const char *s, char **out, struct plm_err *err)
-{
-    return plm_strndup(ctx, s, strlen(s), out, err);
-}
-
-enum plm_code plm_format(struct plm_ctx *ctx, char **out, struct plm_err *err, const char *fmt, ...)
-{
-    va_list ap;
-    char *text;
-
-    va_start(ap, fmt);
-    int n = vsnprintf(NULL, 0, fmt, ap);
-    va_end(ap);
-    if (n < 0)
-        return plm_fail(err, PLM_BUG, "format \"%.40s\" failed", fmt);
-    enum plm_code rc = plm_alloc(ctx, &text, (size_t)n + 1, 1, err);
-    if (rc != PLM_OK)
-        return rc;
-    va_start(ap, fmt);
-    vsnprintf(text, (size_t)n + 1, fmt, ap);
-    va_end(ap);
-    *out = text;
-    return PLM_OK;
-}
-
-void plm_buf_init(struct plm_buf *buf, struct plm_ctx *ctx, size_t max_bytes)
-{
-    *buf = (struct plm_buf){.ctx = ctx, .max_bytes = max_bytes};
-}
-
-void plm_buf_reset(struct plm_buf *buf)
-{
-    if (buf->ctx)
-        plm_free(buf->ctx, buf->data);
-    buf->data = NULL;
-    buf->len = buf->cap = 0;
-}
-
-enum plm_code plm_buf_reserve(struct plm_buf *buf, size_t n, struct plm_err *err)
-{
-    size_t need;
-    if (!plm_size_add(buf->len, n, &need) || need > buf->max_bytes)
-        return plm_fail(err, PLM_LIMIT, "buffer of %zu + %zu bytes, at most %zu allowed", buf->len, n,
-                        buf->max_bytes);
-    if (need <= buf->cap)
-        return PLM_OK;
-    size_t cap = plm_max_size(plm_max_size(need, 256), plm_min_size(buf->cap * 2, buf->max_bytes));
-    enum plm_code rc = plm_realloc(buf->ctx, &buf->data, cap, 1, err);
-    if (rc == PLM_OK)
-        buf->cap = cap;
-    return rc;
-}
-
-enum plm_code plm_buf_add(struct plm_buf *buf, const void *bytes, size_t n, struct plm_err *err)
-{
-    enum plm_code rc = plm_buf_reserve(buf, n, err);
-    if (rc == PLM_OK && n) {
-        memcpy(buf->data + buf->len, bytes, n);
-        buf->len += n;
-    }
-    return rc;
 }
