@@ -10,6 +10,12 @@
 #include "simd/simd.h"
 
 #define MAX_TABLES 8
+/* Threads do the same with any table, and their sanitizer takes twenty times as long: one is enough. */
+#if defined(__SANITIZE_THREAD__)
+#define FIRST_TABLE(n_tables) ((n_tables) - 1)
+#else
+#define FIRST_TABLE(n_tables) 0
+#endif
 
 /* ---- data ---------------------------------------------------------------------------- */
 
@@ -212,7 +218,7 @@ static void check(const struct data *data, enum plm_metric metric)
 
     assert_true(ids && want && got && distances);
     oracle(data, metric, want, distances);
-    for (size_t t = 0; t < n_tables; t++) {
+    for (size_t t = FIRST_TABLE(n_tables); t < n_tables; t++) {
         size_t rank = t % 2 == 0 ? 32 : 48;
         const struct forced filters[] = {
             {false, 0, false}, {true, rank, false}, {true, 0, true}, {true, rank, true}};
