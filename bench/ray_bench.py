@@ -145,7 +145,11 @@ def parse():
     parser.add_argument("--peer-timeout", type=float, default=900, help="the same for lance_ray")
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--data", default="latent", choices=("latent", "real", "gaussian"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    unknown = set(args.engines.split(",")) - set(ENGINES)
+    if unknown:
+        parser.error(f"--engines: {', '.join(sorted(unknown))}; known: {', '.join(ENGINES)}")
+    return args
 
 
 def main():
