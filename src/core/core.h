@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/sizes.h"
 #include "pilum/pilum.h"
 
 struct plm_kernels;
@@ -51,30 +52,6 @@ enum plm_code plm_wrap(struct plm_err *err, enum plm_code code, const char *fmt,
             plm_assert_failed(#x, __FILE__, __LINE__);                                   \
     } while (0)
 _Noreturn void plm_assert_failed(const char *what, const char *file, int line);
-
-/* ---- checked sizes --------------------------------------------------------- */
-
-/* *out = a op b; false on overflow, *out untouched then. */
-static inline bool plm_size_mul(size_t a, size_t b, size_t *out)
-{
-    size_t r;
-    if (__builtin_mul_overflow(a, b, &r))
-        return false;
-    *out = r;
-    return true;
-}
-static inline bool plm_size_add(size_t a, size_t b, size_t *out)
-{
-    size_t r;
-    if (__builtin_add_overflow(a, b, &r))
-        return false;
-    *out = r;
-    return true;
-}
-static inline size_t plm_min_size(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t plm_max_size(size_t a, size_t b) { return a > b ? a : b; }
-static inline uint64_t plm_min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline uint64_t plm_max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* ---- context --------------------------------------------------------------- */
 
