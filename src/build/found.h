@@ -12,7 +12,7 @@
 struct plm_run_stats {
     uint64_t n, dropped[PLM_N_DROPS];
     uint64_t hash_low, hash_high; /* commutative hash of the row ids */
-    __int128 loss;                /* in units of plm_loss_unit() */
+    __int128 loss;                /* in units of the job's loss_unit */
 };
 
 /* A true neighbour of a probe query. */

@@ -2,7 +2,7 @@
  *
  * Private to the data file code. page_parse.h says how pages come about, datafile_impl.h how
  * they are read.
- * A struct plm_page that plm_page_parse() made is checked: its spans lie inside the file
+ * A struct plm_page that page_parse.h made is checked: its spans lie inside the file
  * and hold its rows, so that reading needs no second look at the encoding.
  */
 #ifndef PLM_PAGE_H
