@@ -150,6 +150,13 @@ done:
     return rc;
 }
 
+/* The same command would fail the same way, or has done nothing yet: there is nothing to carry on. */
+static void drop_job(struct plm_job *job)
+{
+    if (plm_job_remove(job, NULL) != PLM_OK)
+        plm_warn(job->ctx, "the job's files are of no use and could not be removed; `pilum gc` will");
+}
+
 static enum plm_code run_phases(struct plm_job *job, const struct plm_build_options *options,
                                 char **report, struct plm_err *err)
 {
@@ -166,6 +173,8 @@ static enum plm_code run_phases(struct plm_job *job, const struct plm_build_opti
     job->cpu.verify = cpu_since(&at);
     PLM_TRY(options->leave_commit ? plm_job_publish(job, report, err) : plm_job_finish(job, report, err));
 done:
+    if (rc == PLM_DATA)
+        drop_job(job);
     return rc;
 }
 
@@ -186,8 +195,12 @@ enum plm_code plm_create_index(struct plm_ctx *ctx, const struct plm_table_ref *
     job.cpu.plan = cpu_since(&cpu);
     plm_progress_add(ctx, job.source.n_fragments);
     plm_progress_end(ctx);
-    if (!committed && !job.resumed) /* else some of it is there already */
-        PLM_TRY(plm_plan_check_space(&job.plan, job.work, job.root, err));
+    if (!committed && !job.resumed) { /* else some of it is there already */
+        rc = plm_plan_check_space(&job.plan, job.work, job.root, err);
+        if (rc != PLM_OK)
+            drop_job(&job);
+        PLM_TRY(rc);
+    }
     rc = committed ? plm_job_finish_committed(&job, &report, err) : run_phases(&job, options, &report, err);
     if (rc == PLM_OK && report_json) {
         *report_json = report;

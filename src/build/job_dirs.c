@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "build/job_impl.h"
+#include "build/table.h"
 
 bool plm_job_is_remote(const struct plm_job *job)
 {
@@ -21,6 +22,7 @@ enum plm_code plm_job_open_root(struct plm_job *job, struct plm_err *err)
 
     PLM_TRY(plm_store_open(job->ctx, job->table.uri, job->table.storage_options, &job->table_store,
                            err));
+    PLM_TRY(plm_table_check_location(job->table_store, err));
     job->root = job->table_store;
     PLM_TRY(plm_manifest_open(job->table_store, job->table.branch, job->table.version,
                               &job->manifest, err));

@@ -144,6 +144,8 @@ enum plm_code plm_options_check(const struct plm_build_options *o, struct plm_pl
         return plm_fail(err, PLM_ARG, "no column given");
     if (o->name && !*o->name)
         return plm_fail(err, PLM_ARG, "the index name is empty");
+    if (o->name && !plm_is_utf8(o->name))
+        return plm_fail(err, PLM_ARG, "the index name is not UTF-8: \"%.80s\"", o->name);
     if (o->verify && strcmp(o->verify, "none") && strcmp(o->verify, "sample") && strcmp(o->verify, "full"))
         return plm_fail(err, PLM_ARG, "verify is \"%.20s\"; expected none, sample or full", o->verify);
     PLM_TRY(read_type(o->type, &p->quantizer, err));

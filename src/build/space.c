@@ -54,7 +54,7 @@ static uint64_t index_bytes(const struct plm_plan *p)
 static enum plm_code refuse(const char *dir, uint64_t needed, uint64_t free_bytes, const char *what,
                             struct plm_err *err)
 {
-    return plm_fail(err, PLM_IO, "%s: %s needs %" PRIu64 " bytes, %" PRIu64 " are free", dir, what, needed,
+    return plm_fail(err, PLM_IO, "%s: %s needs %" PRIu64 " bytes of disk, %" PRIu64 " are free", dir, what, needed,
                     free_bytes);
 }
 

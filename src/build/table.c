@@ -1,6 +1,13 @@
 /* table.c - opening a table by its reference. */
 #include "build/table.h"
 
+enum plm_code plm_table_check_location(const struct plm_store *store, struct plm_err *err)
+{
+    if (plm_is_utf8(plm_store_uri(store)))
+        return PLM_OK;
+    return plm_fail(err, PLM_ARG, "%s: the location of a table must be UTF-8, or Lance cannot open it", plm_store_uri(store));
+}
+
 enum plm_code plm_table_open(struct plm_ctx *ctx, const struct plm_table_ref *ref,
                              struct plm_table *out, struct plm_err *err)
 {
@@ -10,6 +17,7 @@ enum plm_code plm_table_open(struct plm_ctx *ctx, const struct plm_table_ref *re
     if (!ref || !ref->uri || !*ref->uri)
         return plm_fail(err, PLM_ARG, "no table given");
     PLM_TRY(plm_store_open(ctx, ref->uri, ref->storage_options, &table.store, err));
+    PLM_TRY(plm_table_check_location(table.store, err));
     PLM_TRY(plm_manifest_open(table.store, ref->branch, ref->version, &table.manifest, err));
     *out = table;
     memset(&table, 0, sizeof(table));

@@ -15,6 +15,8 @@ struct plm_table {
 PLM_MUST_CHECK enum plm_code
 plm_table_open(struct plm_ctx *ctx, const struct plm_table_ref *ref, struct plm_table *out,
                struct plm_err *err);
+/* PLM_ARG where Lance could not open a table: its location is not UTF-8. */
+PLM_MUST_CHECK enum plm_code plm_table_check_location(const struct plm_store *store, struct plm_err *err);
 void plm_table_close(struct plm_table *table);
 
 #endif

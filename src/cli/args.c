@@ -282,7 +282,8 @@ static enum plm_code unknown_option(const struct plm_command *c, const char *arg
                                     struct plm_err *err)
 {
     const char *name = arg[1] == '-' ? arg + 2 : arg + 1;
-    struct nearest near = {name, strcspn(name, "="), 4, NULL};
+    size_t n = strcspn(name, "=");
+    struct nearest near = {name, n, n < 4 ? n : 4, NULL}; /* sharing no letter is not near */
     int shown = (int)(strcspn(arg, "=") < 60 ? strcspn(arg, "=") : 60);
 
     each_option(c, offer_name, &near);

@@ -1,6 +1,6 @@
 /* human_table.c - plan, inspect, verify, gc and version for a person. */
-#include <stdlib.h>
-#include <string.h>
+#include <math.h>
+#include <time.h>
 
 #include "cli/cli.h"
 #include "cli/human.h"
@@ -163,9 +163,39 @@ bool plm_human_verify(FILE *to, const char *json)
     return true;
 }
 
+/* 40 s, 12 minutes, 3 days; a clock that is behind makes nothing negative. */
+static struct plm_text age_text(double seconds)
+{
+    static const struct {
+        double seconds;
+        const char *unit;
+    } units[] = {{86400, "days"}, {3600, "hours"}, {60, "minutes"}, {0, "s"}};
+    struct plm_text out;
+    size_t i = 0;
+
+    while (seconds < 2 * units[i].seconds)
+        i++;
+    snprintf(out.s, sizeof out.s, "%.0f %s", floor(fmax(seconds, 0) / fmax(units[i].seconds, 1)), units[i].unit);
+    return out;
+}
+
+/* One thing that gc found: its name, what it holds, its age. */
+static void print_found(FILE *to, const json_t *item)
+{
+    double age = (double)time(NULL) - plm_number_at(item, "modified_ms") / 1000;
+    const char *name = json_string_value(plm_at(item, "job"));
+
+    fprintf(to, "  %s", name ? name : plm_string_at(item, "path"));
+    if (plm_has_number(item, "bytes"))
+        fprintf(to, ", %s", plm_text_bytes(plm_number_at(item, "bytes")).s);
+    fprintf(to, ", %s old%s\n", age_text(age).s, json_is_true(plm_at(item, "removed")) ? ": removed" : "");
+}
+
 bool plm_human_gc(FILE *to, const char *json)
 {
-    static const char *const kinds[] = {"jobs", "uploads", "files"};
+    static const struct {
+        const char *key, *text;
+    } kinds[] = {{"jobs", "unfinished builds"}, {"uploads", "unfinished uploads"}, {"files", "temporary files"}};
     json_t *root = plm_human_load(json), *item;
     const json_t *jobs = plm_at(root, "jobs"), *busy = plm_at(root, "at_work");
     size_t i, n_found = 0;
@@ -175,16 +205,16 @@ bool plm_human_gc(FILE *to, const char *json)
         return false;
     }
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-        const json_t *found = plm_at(root, kinds[k]);
+        const json_t *found = plm_at(root, kinds[k].key);
 
         n_found += json_array_size(found);
-        if (k > 0 && json_array_size(found) > 0)
-            fprintf(to, k == 1 ? "unfinished uploads\n" : "temporary files\n");
+        if (json_array_size(found) > 0)
+            fprintf(to, "%s\n", kinds[k].text);
         json_array_foreach (found, i, item)
-            print_object(to, item);
+            print_found(to, item);
     }
     if (n_found == 0)
-        fprintf(to, "no stale job directories\n");
+        fprintf(to, "nothing was left behind\n");
     if (json_array_size(busy) > 0)
         fprintf(to, "%zu at work, left alone\n", json_array_size(busy));
     json_decref(root);
@@ -193,20 +223,17 @@ bool plm_human_gc(FILE *to, const char *json)
 
 bool plm_human_version(FILE *to, const char *json, bool verbose)
 {
-    json_t *root = plm_human_load(json), *value;
-    const char *key;
+    json_t *root = plm_human_load(json);
 
     if (!json_is_object(root)) {
         json_decref(root);
         return false;
     }
     fprintf(to, "pilum %s\n", plm_string_at(root, "pilum"));
-    json_object_foreach (root, key, value) {
-        if (!verbose || strcmp(key, "pilum") == 0)
-            continue;
-        char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY);
-        fprintf(to, "  %-12s %s\n", key, text ? text : json_string_value(value));
-        free(text);
+    if (verbose) {
+        fprintf(to, "  %-14s %s\n", "kernels", plm_string_at(root, "kernels"));
+        fprintf(to, "  %-14s %.0f\n", "threads", plm_number_at(root, "threads"));
+        fprintf(to, "  %-14s %s\n", "memory budget", plm_text_bytes(plm_number_at(root, "memory_budget_bytes")).s);
     }
     json_decref(root);
     return true;

@@ -1,5 +1,6 @@
 /* main.c - picks the command, runs it, prints its error, makes the exit status. */
 #include <errno.h>
+#include <fcntl.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -59,6 +60,15 @@ static void catch_signals(void)
 }
 
 /* ---- limits of the process -------------------------------------------------------------- */
+
+/* Where standard input, output or error is closed, the next file to be opened would take its number, and messages would be
+ * written into the table. Now something else has it, of the wrong direction, so that use fails as it would have. */
+static void hold_standard_files(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            _exit(1); /* not even that: there is nobody to tell */
+}
 
 /* As many files as the system allows: a table may have thousands. */
 static void allow_files(void)
@@ -156,7 +166,7 @@ const struct plm_option plm_table_options[] = {
     {.name = "storage-option", .kind = PLM_OPTION_LIST, .at = AT(storage), .value = "KEY=VALUE",
      .help = "as Lance takes them; KEY=@FILE reads the value from a file; repeatable"},
     {.name = "threads", .kind = PLM_OPTION_COUNT, .at = AT(threads), .value = "N", .min = 1,
-     .max = 4096, .help = "default: all processors"},
+     .max = 1024, .help = "default: all processors"},
     {.name = "memory-budget", .kind = PLM_OPTION_SIZE, .at = AT(memory_budget), .value = "SIZE",
      .help = "such as 4GiB (default: half of what the machine or cgroup allows)"},
     {.name = "progress", .kind = PLM_OPTION_CHOICE, .at = AT(progress),
@@ -303,6 +313,7 @@ int main(int argc, char **argv)
 {
     int status;
 
+    hold_standard_files();
     leave_no_core(argc, argv);
     char **arguments = take_arguments(argc, argv);
     if (!arguments) {

@@ -50,7 +50,7 @@ enum plm_code plm_report_open(const char *path, struct plm_report_file *out, str
     if (rc == PLM_OK) {
         report.file = report.temporary ? fopen(report.temporary, "wxb") : fopen(path, "wb");
         if (!report.file) {
-            rc = cannot_write(report.temporary ? report.temporary : path, err);
+            rc = cannot_write(report.path, err);
             free(report.temporary); /* not ours to unlink */
             report.temporary = NULL;
         }

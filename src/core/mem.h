@@ -26,6 +26,8 @@ PLM_MUST_CHECK enum plm_code
 plm_strdup(struct plm_ctx *ctx, const char *s, char **out, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code
 plm_strndup(struct plm_ctx *ctx, const char *s, size_t n, char **out, struct plm_err *err);
+/* Whole, shortest characters of Unicode, no surrogates: what JSON and Lance take as text. */
+bool plm_is_utf8(const char *text);
 /* printf into a fresh string. */
 PLM_MUST_CHECK enum plm_code
 plm_format(struct plm_ctx *ctx, char **out, struct plm_err *err, const char *fmt, ...)

@@ -27,6 +27,32 @@ enum plm_code plm_strdup(struct plm_ctx *ctx, const char *s, char **out, struct 
     return plm_strndup(ctx, s, strlen(s), out, err);
 }
 
+/* Bytes of the character that begins at c; 0: none does. The second byte's range keeps out what is too long, surrogates and
+ * what is beyond U+10FFFF; a string's end is no continuation. */
+static size_t character_bytes(const unsigned char *c)
+{
+    unsigned char least = c[0] == 0xe0 ? 0xa0 : c[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned char most = c[0] == 0xed ? 0x9f : c[0] == 0xf4 ? 0x8f : 0xbf;
+    size_t n = c[0] < 0x80 ? 1 : c[0] < 0xc2 ? 0 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : c[0] < 0xf5 ? 4 : 0;
+
+    if (n > 1 && (c[1] < least || c[1] > most))
+        return 0;
+    for (size_t i = 2; i < n; i++)
+        if (c[i] < 0x80 || c[i] > 0xbf)
+            return 0;
+    return n;
+}
+
+bool plm_is_utf8(const char *text)
+{
+    const unsigned char *c = (const unsigned char *)text;
+    size_t n;
+
+    while (*c && (n = character_bytes(c)) > 0)
+        c += n;
+    return *c == 0;
+}
+
 enum plm_code plm_format(struct plm_ctx *ctx, char **out, struct plm_err *err, const char *fmt, ...)
 {
     va_list ap;

@@ -34,7 +34,8 @@ class Run:
 
 def pilum(*args, timeout=120, env=None, cwd=None):
     """Run the command; never waits longer than `timeout` seconds."""
-    done = subprocess.run([str(PILUM), *map(str, args)], capture_output=True, text=True, timeout=timeout,
+    words = [arg if isinstance(arg, bytes) else str(arg) for arg in args]
+    done = subprocess.run([str(PILUM), *words], capture_output=True, text=True, errors="backslashreplace", timeout=timeout,
                           env={**os.environ, **(env or {})}, cwd=cwd)
     return Run(done.returncode, done.stdout, done.stderr)
 

@@ -98,6 +98,9 @@ def test_version():
     ({"colour": "red"}, "colour"),
     ({"seed": "x"}, "seed"),
     ({"threads": -1}, "threads"),
+    ({"threads": 1025}, "from 1 to 1024"),
+    ({"name": b"\xff"}, "utf-8"),
+    ({"z": 1}, "unknown option --z; see"),
     ({"storage-option": "novalue"}, "storage-option"),
 ], ids=str)
 def test_wrong_in_itself(table, changes, hint):
@@ -168,6 +171,15 @@ def test_file_that_is_no_table(tmp_path):
     assert_refused(pilum(*build_words(tmp_path / "t.lance")), 1, "t.lance")
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["plan", "--column", "vec", "--type", "IVF_SQ"], ["gc"]], ids=str)
+def test_location_that_lance_could_not_open(table, command):
+    path = os.fsencode(table.parent) + b"/\xff.lance"
+    os.rename(table, path)
+    done = subprocess.run([PILUM, command[0], path, *command[1:]], capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"must be UTF-8" in done.stderr
+
+
 @pytest.mark.parametrize("scheme", ["gs", "az", "ftp"])
 def test_unknown_scheme(scheme):
     assert_refused(pilum(*build_words(f"{scheme}://bucket/t.lance")), 1, scheme)
@@ -178,7 +190,10 @@ def test_unknown_scheme(scheme):
 def test_nothing_to_index(tmp_path, vectors):
     path = tmp_path / "t.lance"
     write(path, vectors)
+    before = tree_state(path)
     assert_refused(pilum(*build_words(path), "--progress", "none"), 1, "nothing to index")
+    assert tree_state(path) == before
+    assert not (path / "_pilum").exists()
 
 
 def test_optimize_says_that_it_is_not_built(table):
@@ -307,6 +322,14 @@ def test_report_through_a_link_and_into_a_pipe(table, tmp_path):
     assert_refused(pilum(*build_words(table), "--report", tmp_path), 1, "directory")
 
 
+def test_closed_standard_error_is_no_file_of_ours(table, tmp_path):
+    """The next file to be opened would take its number, and what is said there would be written into it."""
+    words = [*build_words(table), "--progress", "plain", "--report", tmp_path / "r.json"]
+    subprocess.run(["sh", "-c", 'exec "$0" "$@" 2>&- <&-', PILUM, *map(str, words)], stdout=subprocess.DEVNULL, timeout=60,
+                   check=True)
+    assert json.loads((tmp_path / "r.json").read_text())["version_committed"] == 2
+
+
 def test_names_cannot_steer_the_terminal(tmp_path):
     path = tmp_path / "t.lance"
     lance.write_dataset(table_of(make_vectors(300, DIM), column="v\x1b[31mec\x9b\n"), str(path))
@@ -347,6 +370,15 @@ def test_the_bar_fits_the_terminal(table, columns):
     assert any(line.startswith("encode") for line in lines)
     assert max(map(len, lines)) < columns
     assert columns < 20 or any("100%" in line for line in lines)
+
+
+def test_gc_for_people(table):
+    assert pilum_ok("gc", table).stdout == "nothing was left behind\n"
+    (table / "_pilum" / ("0" * 32)).mkdir(parents=True)
+    (table / "_pilum" / ("0" * 32) / "run-0").write_bytes(bytes(5_000))
+    assert re.fullmatch("unfinished builds\n  0{32}, 4.9 KiB, [0-9] s old\n", pilum_ok("gc", table).stdout)
+    assert "0 s old: removed\n" in re.sub("[0-9] s", "0 s", pilum_ok("gc", table, "--yes").stdout)
+    assert not (table / "_pilum").exists()
 
 
 def test_summary_for_people(table):

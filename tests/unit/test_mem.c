@@ -244,9 +244,23 @@ static void test_grow(void **state)
     plm_ctx_destroy(ctx);
 }
 
+static void test_utf8(void **state)
+{
+    static const char *const good[] = {"", "a", "\xc3\xbc", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xef\xbf\xbf", "\xf0\x90\x80\x80",
+                                       "\xf4\x8f\xbf\xbf", "x\xe2\x82\xacy"};
+    static const char *const bad[] = {"\xff", "\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "a\xc3 ", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xe2\x82",
+                                      "\xe2\x82g", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xf0\x90\x80"};
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        assert_true(plm_is_utf8(good[i]));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(plm_is_utf8(bad[i]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_utf8),
         cmocka_unit_test(test_limit),        cmocka_unit_test(test_budget),
         cmocka_unit_test(test_blocks_again), cmocka_unit_test(test_residence),
         cmocka_unit_test(test_many_files),   cmocka_unit_test(test_grow),
