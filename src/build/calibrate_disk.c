@@ -9,6 +9,7 @@
 
 #include "build/calibrate_impl.h"
 #include "simd/simd.h"
+#include "store/writer.h"
 
 #define READ_PLACES 4
 #define READ_BYTES_MAX ((size_t)4 << 20)
@@ -108,12 +109,43 @@ done:
 static bool write_all(int file, const uint8_t *bytes, size_t n)
 {
     for (size_t at = 0; at < n;) {
-        ssize_t done = write(file, bytes + at, n - at);
+        ssize_t done = pwrite(file, bytes + at, n - at, (off_t)at);
         if (done <= 0)
             return false;
         at += (size_t)done;
     }
-    return fdatasync(file) == 0;
+    return true;
+}
+
+/* Past the page cache, as a large index is written. */
+static bool goes_direct(int file, size_t n)
+{
+#ifdef O_DIRECT
+    return fallocate(file, 0, 0, (off_t)n) == 0 && fcntl(file, F_SETFL, O_DIRECT) == 0;
+#else
+    (void)file, (void)n;
+    return false;
+#endif
+}
+
+/* A little and a lot, in turn: seconds until it is on stable storage, or, of the lot past the cache, until it is written. */
+static bool time_writes(int file, bool is_direct, const uint8_t *bytes, size_t n, double *little, double *lot)
+{
+    *little = *lot = INFINITY;
+    for (int i = 0; i < 2 * WRITES; i++) {
+        double began = plm_now_seconds(), written;
+
+        if (!write_all(file, bytes, i % 2 ? n : PLM_DIRECT_ALIGN))
+            return false;
+        written = plm_now_seconds();
+        if (fdatasync(file) != 0)
+            return false;
+        if (i % 2 && is_direct)
+            *lot = fmin(*lot, written - began);
+        else
+            *(i % 2 ? lot : little) = fmin(*(i % 2 ? lot : little), plm_now_seconds() - began);
+    }
+    return true;
 }
 
 /* The file has no name: nobody sees it, and it is gone when it is closed. */
@@ -122,27 +154,29 @@ enum plm_code plm_calibrate_writes(const struct plm_calibration *c, const char *
     enum plm_code rc = PLM_OK;
 #ifdef O_TMPFILE
     size_t n = plm_min_size(WRITE_BYTES_MAX, (size_t)plm_min_u64(c->plan->column_bytes / 64, c->plan->budget_bytes / 16));
-    double sync = INFINITY, least = INFINITY;
-    uint8_t *bytes = NULL;
+    double little, lot;
+    uint8_t *room = NULL, *bytes;
+    bool is_direct;
     int file = -1;
 
-    n = plm_max_size(n, WRITE_BYTES_MIN);
-    PLM_TRY(plm_alloc(c->source->ctx, &bytes, n, 1, NULL));
+    n = plm_max_size(n, WRITE_BYTES_MIN) / PLM_DIRECT_ALIGN * PLM_DIRECT_ALIGN;
+    PLM_TRY(plm_alloc(c->source->ctx, &room, n + PLM_DIRECT_ALIGN - 1, 1, NULL));
+    bytes = room + -(uintptr_t)room % PLM_DIRECT_ALIGN;
     memset(bytes, 1, n);
     file = open(dir, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
-    for (int i = 0; i < 2 * WRITES; i++) { /* a little and a lot, in turn */
-        double began = plm_now_seconds();
-        if (file < 0 || !write_all(file, bytes, i % 2 ? n : 4096))
-            goto done;
-        double *best = i % 2 ? &least : &sync;
-        *best = fmin(*best, plm_now_seconds() - began);
-    }
-    out->sync = sync;
-    out->write = (double)n / fmax(fmax(least - sync, least / 2), (double)n / out->copy);
+    if (file < 0)
+        goto done;
+    is_direct = plm_plan_is_large(c->plan) && goes_direct(file, n);
+    if (!time_writes(file, is_direct, bytes, n, &little, &lot))
+        goto done;
+    out->sync = little;
+    if (!is_direct)
+        lot = fmax(lot - little, lot / 2);
+    out->write = (double)n / fmax(lot, (double)n / out->copy);
 done:
     if (file >= 0)
         close(file);
-    plm_free(c->source->ctx, bytes);
+    plm_free(c->source->ctx, room);
 #else
     (void)c, (void)dir, (void)out;
 #endif

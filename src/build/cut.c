@@ -9,6 +9,13 @@ uint32_t plm_plan_code_bytes(const struct plm_plan *p)
     return p->column.dim * (p->quantizer == PLM_SQ ? 1 : (uint32_t)plm_element_bytes(p->column.element));
 }
 
+#define LARGE_BYTES ((uint64_t)64 << 20) /* smaller ones are cheap to cache, and searched soon */
+
+bool plm_plan_is_large(const struct plm_plan *p)
+{
+    return p->n_live >= LARGE_BYTES / (sizeof(uint64_t) + plm_plan_code_bytes(p));
+}
+
 static int by_id(const void *a, const void *b)
 {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;

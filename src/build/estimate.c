@@ -36,7 +36,6 @@
 #define CURVE_LANES 8    /* queries that are compared with a PQ code at once */
 #define ID_WORK 40       /* multiply-adds in double that a row id costs which is hashed twice, */
 #define LOOK_WORK 400    /* and one that is looked for among true neighbours */
-#define FEW_BYTES (64e6) /* of files whose pages were in use before: the kernel has them at hand */
 
 struct term_info {
     const char *phase, *name;
@@ -65,9 +64,10 @@ static const struct term_info infos[PLM_N_TERMS] = {
     [PLM_TERM_MERGE_START] = {"merge", "start", 2.13},
     [PLM_TERM_GATHER] = {"merge", "gather", 8.12},
     [PLM_TERM_ROOM] = {"merge", "room", 0.02},
-    [PLM_TERM_PAGES] = {"merge", "pages", 1.13},
+    [PLM_TERM_PAGES] = {"merge", "pages", 0.5},
     [PLM_TERM_WRITE] = {"merge", "write", 1.05},
     [PLM_TERM_VERIFY_START] = {"verify", "start", 4.66},
+    [PLM_TERM_FETCH] = {"verify", "read", 1},
     [PLM_TERM_IDS] = {"verify", "ids", 0.606},
     [PLM_TERM_CHECK] = {"verify", "check", 1.29},
     [PLM_TERM_SCAN] = {"verify", "scan", 0.476},
@@ -232,7 +232,7 @@ static void estimate_encode(const struct work *w, double *terms)
         terms[PLM_TERM_CODES] = w->n * w->codewords * w->d / (w->rates->codewords * w->threads);
     else
         terms[PLM_TERM_CODES] = moved(w, w->n * w->d * 4);
-    terms[PLM_TERM_RUNS] = moved(w, 2 * run) + first_written(w, run);
+    terms[PLM_TERM_RUNS] = moved(w, 2 * run) + (plm_plan_is_large(w->plan) ? run / w->rates->write : first_written(w, run));
 }
 
 static void estimate_merge(const struct work *w, double *terms)
@@ -242,7 +242,9 @@ static void estimate_merge(const struct work *w, double *terms)
     terms[PLM_TERM_MERGE_START] = START + 3 * (double)w->plan->n_segments * w->rates->sync;
     terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (is_gathered(w) ? fetched(w, w->column_bytes * share_read(w)) : 0);
     terms[PLM_TERM_ROOM] = first_written(w, fmin(bytes, room));
-    terms[PLM_TERM_PAGES] = fmax(0, bytes - FEW_BYTES) / w->rates->touch;
+    terms[PLM_TERM_PAGES] = plm_plan_is_large(w->plan) ? 0 : bytes / w->rates->touch;
+    if (plm_plan_is_large(w->plan) && !is_gathered(w)) /* runs are where the index goes: on the device */
+        terms[PLM_TERM_GATHER] += bytes / w->rates->write;
     terms[PLM_TERM_WRITE] = (bytes + w->k * w->d * 4) / w->rates->write;
 }
 
@@ -298,6 +300,8 @@ static void estimate_verify(const struct work *w, double *terms)
     double rows = fmin(CHECK_ROWS_MAX, fmax(CHECK_ROWS_MIN, CHECK_WORK / (w->k * w->d))), passes = 1 + (c.all > 0);
 
     terms[PLM_TERM_VERIFY_START] = START;
+    if (plm_plan_is_large(w->plan)) /* and no page cache has it */
+        terms[PLM_TERM_FETCH] = w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code) / w->rates->write;
     terms[PLM_TERM_IDS] = exactly(w, w->n * ID_WORK);
     terms[PLM_TERM_CHECK] = exactly(w, (fmin(rows, w->n) + passes * PLM_PROBE_QUERIES) * w->k * w->d);
     if (w->verifies_all)

@@ -11,6 +11,7 @@
 #include "cluster/assign.h"
 #include "cluster/train.h"
 #include "rows/source_impl.h"
+#include "store/writer.h"
 
 /* What grows uncharged after the context was made: code and libraries that come into use, what malloc
  * keeps, stacks. Measured 0.4-3 MiB with 2 to 8 threads on Debian 12; HTTP and TLS on top of that. */
@@ -24,8 +25,8 @@
 #define GATHER_BYTES ((uint64_t)256 << 20)
 #define GATHER_PASSES_MAX 8 /* over the table; more would cost more than spilling it */
 #define GATHER_PASSES_KEPT 16 /* over a table that is in memory */
-#define WRITE_BYTES ((uint64_t)1 << 20) /* buffer of a run being written */
-#define PART_BYTES ((uint64_t)8 << 20)  /* the same on S3 */
+#define WRITE_BYTES (((uint64_t)1 << 20) + PLM_DIRECT_ALIGN) /* buffer of a run being written */
+#define PART_BYTES (((uint64_t)8 << 20) + PLM_DIRECT_ALIGN) /* the same on S3 */
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
 #define TASK_COLUMN_BYTES ((uint64_t)8 << 20)
 #define VERIFY_BYTES ((uint64_t)3 << 20) /* the least windows of verify */
@@ -97,7 +98,7 @@ static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t 
 static uint64_t block_bytes(const struct shape *s)
 {
     struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
-    return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128;
+    return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128 + PLM_DIRECT_ALIGN;
 }
 
 static uint64_t least_merge_bytes(const struct shape *s, uint64_t task_rows)

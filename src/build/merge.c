@@ -15,8 +15,12 @@
 static enum plm_code open_run(void *arg, size_t i, unsigned worker, struct plm_err *err)
 {
     struct plm_merge *m = arg;
+    size_t task = m->job->plan.segments[m->segment].first_task + i;
+    enum plm_code rc = plm_run_open(m->job, task, false, &m->runs[i], NULL, err);
     (void)worker;
-    return plm_run_open(m->job, m->job->plan.segments[m->segment].first_task + i, false, &m->runs[i], NULL, err);
+    if (rc == PLM_OK && plm_plan_is_large(&m->job->plan))
+        plm_file_set_direct(m->runs[i].file);
+    return rc;
 }
 
 static enum plm_code open_runs(struct plm_merge *m, struct plm_err *err)
@@ -142,6 +146,8 @@ static enum plm_code open_writer(struct plm_merge *m, const char *token, char **
     PLM_TRY(plm_format(job->ctx, &path, err, "%s/" PLM_AUX_FILE, dir));
     PLM_TRY(plm_writer_open(job->root, path, plm_layout_end(&m->layout) + m->tail.len, token, token_out,
                             &m->writer, err));
+    if (plm_plan_is_large(&job->plan))
+        plm_writer_set_direct(m->writer);
     m->is_shared = token || token_out;
     if (m->is_shared) {
         const char *name = token ? token : *token_out;

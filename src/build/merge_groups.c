@@ -10,7 +10,7 @@ void plm_merge_group_reset(struct plm_merge *m)
     if (!g)
         return;
     for (unsigned i = 0; g->threads && i < g->n_threads; i++) {
-        plm_free(ctx, g->threads[i].slice);
+        plm_free(ctx, g->threads[i].room);
         plm_free(ctx, g->threads[i].places);
         plm_free(ctx, g->threads[i].to);
         plm_batch_reset(&g->threads[i].batch);
@@ -18,7 +18,7 @@ void plm_merge_group_reset(struct plm_merge *m)
     plm_free(ctx, g->threads);
     plm_free(ctx, g->before);
     plm_free(ctx, g->hashes);
-    plm_free(ctx, g->out);
+    plm_free(ctx, g->room);
     plm_free(ctx, g);
     m->group = NULL;
 }
@@ -29,8 +29,11 @@ static enum plm_code open_thread(struct plm_merge *m, struct plm_merge_thread *t
     struct plm_ctx *ctx = m->job->ctx;
     enum plm_code rc = PLM_OK;
 
-    if (!p->gather_bytes)
-        return plm_alloc(ctx, &t->slice, m->group->slice_bytes, 1, err);
+    if (!p->gather_bytes) {
+        PLM_TRY(plm_alloc(ctx, &t->room, m->group->slice_bytes + PLM_DIRECT_ALIGN - 1, 1, err));
+        t->slice = t->room + -(uintptr_t)t->room % PLM_DIRECT_ALIGN;
+        return PLM_OK;
+    }
     PLM_TRY(plm_alloc(ctx, &t->places, p->task_rows, sizeof *t->places, err));
     PLM_TRY(plm_alloc(ctx, &t->to, p->task_rows, sizeof *t->to, err));
 done:
@@ -48,7 +51,7 @@ static enum plm_code open_group(struct plm_merge *m, struct plm_err *err)
     PLM_TRY(plm_calloc(ctx, &m->group, 1, sizeof *m->group, err));
     g = m->group;
     g->n_threads = (unsigned)plm_max_u64(1, plm_min_u64(ctx->threads, threads));
-    g->slice_bytes = plm_max_size(p->slice_bytes, plm_max_size(sizeof(uint64_t), m->code_bytes));
+    g->slice_bytes = p->slice_bytes;
     PLM_TRY(plm_calloc(ctx, &g->threads, g->n_threads, sizeof *g->threads, err));
     for (unsigned i = 0; i < g->n_threads; i++)
         PLM_TRY(open_thread(m, &g->threads[i], err));
@@ -131,17 +134,22 @@ static enum plm_code write_block(void *arg, size_t i, unsigned worker, struct pl
     return rc;
 }
 
+/* Room for the group's bytes, at an address that suits the writer. */
 static enum plm_code make_room(struct plm_merge *m, size_t bytes, struct plm_err *err)
 {
     struct plm_merge_group *g = m->group;
-    if (bytes <= g->out_cap)
-        return PLM_OK;
-    plm_free(m->job->ctx, g->out);
-    g->out = NULL;
-    g->out_cap = 0;
-    enum plm_code rc = plm_alloc(m->job->ctx, &g->out, bytes, 1, err);
-    if (rc == PLM_OK)
-        g->out_cap = bytes;
+    size_t cap = bytes + PLM_DIRECT_ALIGN - 1;
+    enum plm_code rc = PLM_OK;
+
+    if (cap > g->room_cap) {
+        plm_free(m->job->ctx, g->room);
+        g->room = NULL;
+        g->room_cap = 0;
+        PLM_TRY(plm_alloc(m->job->ctx, &g->room, cap, 1, err));
+        g->room_cap = cap;
+    }
+    g->out = g->room + (g->at - (uintptr_t)g->room) % PLM_DIRECT_ALIGN;
+done:
     return rc;
 }
 

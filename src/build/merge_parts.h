@@ -34,7 +34,7 @@ struct plm_merge {
 
 /* What one thread needs. */
 struct plm_merge_thread {
-    uint8_t *slice;         /* a range of a run */
+    uint8_t *room, *slice;  /* slice: a range of a run, at a page boundary in room */
     uint32_t *places, *to;  /* see merge_gather.c */
     struct plm_batch batch;
 };
@@ -42,8 +42,8 @@ struct plm_merge_thread {
 /* Blocks [block, end_block): final rows [first, end) of partitions [p_first, p_last]. */
 struct plm_merge_group {
     uint32_t *before; /* [run][k] rows of the partition that earlier runs have */
-    uint8_t *out;     /* the blocks as they lie in the file from offset `at` on */
-    size_t out_cap, slice_bytes;
+    uint8_t *room, *out; /* out: the blocks as they lie in the file from offset `at` on, within room */
+    size_t room_cap, slice_bytes;
     uint64_t *hashes; /* shared: [block] of what was written */
     struct plm_merge_thread *threads;
     unsigned n_threads;

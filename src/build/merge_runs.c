@@ -16,14 +16,16 @@ static enum plm_code have(struct slice *s, uint64_t at, uint64_t n, const uint8_
                           struct plm_err *err)
 {
     if (at < s->first || at >= s->end) {
-        size_t most = (size_t)plm_min_u64(s->merge->group->slice_bytes, s->limit - at);
+        uint64_t first = at / PLM_DIRECT_ALIGN * PLM_DIRECT_ALIGN; /* whole pages */
+        uint64_t limit = plm_min_u64(plm_file_size(s->file), s->limit + -s->limit % PLM_DIRECT_ALIGN);
+        size_t most = (size_t)plm_min_u64(s->merge->group->slice_bytes, limit - first);
         enum plm_code rc = plm_check_cancel(s->merge->job->ctx, err);
         if (rc == PLM_OK)
-            rc = plm_file_read(s->file, at, most, s->thread->slice, err);
+            rc = plm_file_read(s->file, first, most, s->thread->slice, err);
         if (rc != PLM_OK)
             return rc;
-        s->first = at;
-        s->end = at + most;
+        s->first = first;
+        s->end = first + most;
     }
     *bytes = s->thread->slice + (at - s->first);
     *there = (size_t)plm_min_u64(n, s->end - at);

@@ -33,13 +33,19 @@ enum plm_code plm_piece_open(struct plm_job *job, const char *name, uint64_t siz
     p.cap = plm_store_is_local(job->work) ? WRITE_BYTES : PART_BYTES;
     snprintf(p.name, sizeof p.name, "%s", name);
     PLM_TRY(name_part(&p, err));
-    PLM_TRY(plm_alloc(job->ctx, &p.buffer, p.cap, 1, err));
+    PLM_TRY(plm_alloc(job->ctx, &p.room, p.cap + PLM_DIRECT_ALIGN - 1, 1, err));
+    p.buffer = p.room + -(uintptr_t)p.room % PLM_DIRECT_ALIGN;
     PLM_TRY(plm_writer_open(job->work, p.part_name, size, NULL, NULL, &p.writer, err));
     *out = p;
     p = (struct plm_piece){0};
 done:
     plm_piece_reset(&p);
     return rc;
+}
+
+void plm_piece_set_direct(struct plm_piece *p)
+{
+    plm_writer_set_direct(p->writer);
 }
 
 static void hash_buffer(struct plm_piece *p)
@@ -105,7 +111,7 @@ void plm_piece_reset(struct plm_piece *p)
     if (p->writer)
         plm_writer_abort(p->writer);
     if (p->job)
-        plm_free(p->job->ctx, p->buffer);
+        plm_free(p->job->ctx, p->room);
     XXH3_freeState(p->hash);
     *p = (struct plm_piece){0};
 }

@@ -16,7 +16,7 @@ struct plm_piece {
     struct plm_job *job;
     struct plm_writer *writer;
     char name[64], part_name[112];
-    uint8_t *buffer; /* bytes not written yet: [used] of [cap] */
+    uint8_t *room, *buffer; /* buffer: bytes not written yet, [used] of [cap]; at a page boundary in room */
     size_t used, cap;
     size_t hashed;   /* of these */
     uint64_t at;
@@ -28,6 +28,7 @@ struct plm_piece {
 PLM_MUST_CHECK enum plm_code
 plm_piece_open(struct plm_job *job, const char *name, uint64_t size, struct plm_piece *out,
                struct plm_err *err);
+void plm_piece_set_direct(struct plm_piece *piece); /* as plm_writer_set_direct() */
 PLM_MUST_CHECK enum plm_code
 plm_piece_put(struct plm_piece *piece, const void *bytes, size_t n, struct plm_err *err);
 /* Writes the buffer; for those who fill it themselves, when it is full. */

@@ -86,6 +86,8 @@ PLM_MUST_CHECK enum plm_code
 plm_plan_make(struct plm_source *source, const struct plm_build_options *options,
               struct plm_plan *plan, struct plm_err *err);
 void plm_plan_reset(struct plm_plan *plan);
+/* An index that a page cache should not have to make room for: it is written, and its runs are, past the cache. */
+bool plm_plan_is_large(const struct plm_plan *plan);
 /* memory.c: divides plan->budget_bytes. PLM_LIMIT with the smallest budget that would do. */
 PLM_MUST_CHECK enum plm_code
 plm_plan_memory(const struct plm_source *source, struct plm_plan *plan, struct plm_err *err);

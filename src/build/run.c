@@ -119,6 +119,8 @@ enum plm_code plm_run_write(struct plm_job *job, size_t task, const struct plm_r
     PLM_TRY(plm_alloc(ctx, &order, rows->n, sizeof *order, err));
     sort_rows(rows, k, starts, order);
     PLM_TRY(plm_piece_open(job, name, size, &o, err));
+    if (plm_plan_is_large(&job->plan))
+        plm_piece_set_direct(&o);
     PLM_TRY(put_run(job, &o, rows, starts, order, neighbours, err));
     PLM_TRY(put_footer(job, &o, task, rows->n, stats, err));
     PLM_TRY(plm_piece_finish(&o, false, err));

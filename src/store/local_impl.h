@@ -14,6 +14,11 @@
 
 #define PLM_LOCAL_PIECE_BYTES ((size_t)16 << 20) /* one read(2) or write(2), at the most */
 
+/* The same file twice: through the page cache, and past it (or -1). */
+struct plm_local_fds {
+    int fd, direct_fd;
+};
+
 /* ---- steps ------------------------------------------------------------------------------ */
 
 /* Adds n to a counter of the context, unless the store is one that is not counted. */
@@ -26,8 +31,14 @@ int plm_local_open(const char *path, int flags);
 /* Opens a regular file and learns its size. The descriptor is the caller's to close. */
 enum plm_code plm_local_open_regular(struct plm_ctx *ctx, const char *path, int flags, int *fd_out,
                                      uint64_t *size_bytes, struct plm_err *err);
+/* The file that fds->fd is, past the page cache. Nothing changes where that cannot be, or `path` is another file by now. */
+void plm_local_open_direct(struct plm_local_fds *fds, const char *path, int flags);
+void plm_local_close(struct plm_local_fds *fds); /* those that are open; they are -1 then */
+/* Where the next of n bytes are read or written, and (*n) how many of them at once: through the cache up to a page boundary and
+ * behind the last one, past it between them. */
+int plm_local_way(const struct plm_local_fds *fds, uint64_t offset, const void *bytes, size_t *n);
 /* All n bytes at `offset`; `path` is for messages. */
-enum plm_code plm_local_write(struct plm_store *store, int fd, const char *path, uint64_t offset,
+enum plm_code plm_local_write(struct plm_store *store, const struct plm_local_fds *fds, const char *path, uint64_t offset,
                               const uint8_t *bytes, size_t n, struct plm_err *err);
 enum plm_code plm_local_sync(struct plm_ctx *ctx, int fd, const char *path, struct plm_err *err);
 /* Makes the names in the directory that holds `path` durable. */
@@ -47,6 +58,7 @@ enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_rang
                                     size_t n, struct plm_err *err);
 enum plm_code plm_local_file_view(struct plm_file *base, const struct plm_range *range,
                                   struct plm_err *err);
+void plm_local_file_set_direct(struct plm_file *base);
 void plm_local_file_close(struct plm_file *base);
 enum plm_code plm_local_size(struct plm_store *store, const char *path, uint64_t *size_bytes,
                              struct plm_err *err);
@@ -64,6 +76,7 @@ enum plm_code plm_local_writer_open(struct plm_store *store, const char *path, u
                                     struct plm_err *err);
 enum plm_code plm_local_writer_write(struct plm_writer *base, unsigned part, uint64_t offset,
                                      const void *bytes, size_t n, struct plm_err *err);
+void plm_local_writer_set_direct(struct plm_writer *base);
 enum plm_code plm_local_writer_finish(struct plm_writer *base, struct plm_err *err);
 void plm_local_writer_close(struct plm_writer *base, bool remove_it);
 enum plm_code plm_local_lock(struct plm_store *store, const char *path, struct plm_lock **out,

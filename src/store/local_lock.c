@@ -51,7 +51,7 @@ static enum plm_code try_lock(struct plm_store *store, const char *path, int *fd
     if (ftruncate(fd, 0) != 0)
         PLM_TRY(plm_fail_errno(err, errno, "%s: cannot write", path));
     snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
-    PLM_TRY(plm_local_write(store, fd, path, 0, (const uint8_t *)pid, strlen(pid), err));
+    PLM_TRY(plm_local_write(store, &(struct plm_local_fds){fd, -1}, path, 0, (const uint8_t *)pid, strlen(pid), err));
     *fd_out = fd;
     fd = -1;
 done:

@@ -91,7 +91,7 @@ enum plm_code plm_local_put(struct plm_store *store, const char *path, const voi
     PLM_TRY(plm_local_path(store, path, &full, err));
     PLM_TRY(plm_local_make_parents(ctx, full, err));
     PLM_TRY(create_temp(ctx, full, &temp, &fd, err));
-    PLM_TRY(plm_local_write(store, fd, temp, 0, bytes, n, err));
+    PLM_TRY(plm_local_write(store, &(struct plm_local_fds){fd, -1}, temp, 0, bytes, n, err));
     PLM_TRY(plm_local_sync(ctx, fd, temp, err));
     PLM_TRY(if_absent ? link_into_place(ctx, temp, fd, full, err)
                       : rename_into_place(ctx, temp, full, err));

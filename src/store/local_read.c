@@ -17,7 +17,8 @@
 
 struct local_file {
     struct plm_file base;
-    int fd; /* -1: closed for now */
+    struct plm_local_fds fds; /* -1: closed for now */
+    bool is_direct;
     unsigned n_readers;
     dev_t device;
     ino_t inode;
@@ -27,7 +28,7 @@ struct local_file {
 static struct {
     pthread_mutex_t lock;
     struct local_file *newest, *oldest;
-    size_t n;
+    size_t n; /* descriptors: a direct file may have two */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* Half of what is allowed: sockets, locks and the host's own files need some, too. */
@@ -46,7 +47,7 @@ static void take_from_pool(struct local_file *file)
     *(file->newer ? &file->newer->older : &pool.newest) = file->older;
     *(file->older ? &file->older->newer : &pool.oldest) = file->newer;
     file->newer = file->older = NULL;
-    pool.n--;
+    pool.n -= 1 + file->is_direct;
 }
 
 static void put_into_pool(struct local_file *file)
@@ -54,7 +55,7 @@ static void put_into_pool(struct local_file *file)
     file->older = pool.newest;
     *(pool.newest ? &pool.newest->newer : &pool.oldest) = file;
     pool.newest = file;
-    pool.n++;
+    pool.n += 1 + file->is_direct;
 }
 
 static void close_oldest(size_t n_max)
@@ -64,8 +65,7 @@ static void close_oldest(size_t n_max)
         if (file->n_readers > 0)
             continue;
         take_from_pool(file);
-        close(file->fd);
-        file->fd = -1;
+        plm_local_close(&file->fds);
     }
 }
 
@@ -81,7 +81,9 @@ static enum plm_code open_again(struct local_file *file, struct plm_err *err)
         close(fd);
         return plm_fail(err, PLM_CORRUPT, "%s: was replaced while it was read", file->base.name);
     }
-    file->fd = fd;
+    file->fds.fd = fd;
+    if (file->is_direct)
+        plm_local_open_direct(&file->fds, file->base.name, O_RDONLY);
     return PLM_OK;
 }
 
@@ -92,16 +94,16 @@ enum plm_code plm_local_begin_reading(struct plm_file *base, int *fd, struct plm
     enum plm_code rc = PLM_OK;
 
     pthread_mutex_lock(&pool.lock);
-    if (file->fd >= 0) {
+    if (file->fds.fd >= 0) {
         take_from_pool(file);
     } else {
-        close_oldest(pool_max() - 1);
+        close_oldest(pool_max() - 2);
         rc = open_again(file, err);
     }
     if (rc == PLM_OK) {
         file->n_readers++;
         put_into_pool(file);
-        *fd = file->fd;
+        *fd = file->fds.fd;
     }
     pthread_mutex_unlock(&pool.lock);
     return rc;
@@ -143,7 +145,7 @@ enum plm_code plm_local_file_open(struct plm_store *store, const char *path, uin
     PLM_TRY(plm_alloc(ctx, &file, 1, sizeof *file, err));
     (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* pages are read in large slices */
     *file = (struct local_file){.base = {store, size_bytes ? size_bytes : seen, name},
-                                .fd = fd, .device = st.st_dev, .inode = st.st_ino};
+                                .fds = {fd, -1}, .device = st.st_dev, .inode = st.st_ino};
     name = NULL;
     fd = -1;
     pthread_mutex_lock(&pool.lock);
@@ -163,26 +165,46 @@ void plm_local_file_close(struct plm_file *base)
     struct plm_ctx *ctx = base->store->ctx;
 
     pthread_mutex_lock(&pool.lock);
-    if (file->fd >= 0) {
+    if (file->fds.fd >= 0)
         take_from_pool(file);
-        close(file->fd);
-    }
+    plm_local_close(&file->fds);
     pthread_mutex_unlock(&pool.lock);
     plm_free(ctx, base->name);
     plm_free(ctx, file);
 }
 
-static enum plm_code read_range(struct plm_store *store, int fd, const char *path,
-                                const struct plm_range *range, struct plm_err *err)
+void plm_local_file_set_direct(struct plm_file *base)
 {
+    struct local_file *file = (struct local_file *)base;
+    bool is_open;
+
+    pthread_mutex_lock(&pool.lock);
+    is_open = file->fds.fd >= 0;
+    if (is_open)
+        take_from_pool(file);
+    file->is_direct = true;
+    if (is_open) {
+        plm_local_open_direct(&file->fds, file->base.name, O_RDONLY);
+        put_into_pool(file);
+    }
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* The file is in the pool, with a reader. */
+static enum plm_code read_range(const struct local_file *file, const struct plm_range *range, struct plm_err *err)
+{
+    struct plm_store *store = file->base.store;
     struct plm_ctx *ctx = store->ctx;
+    struct plm_local_fds ways = file->fds;
+    const char *path = file->base.name;
     uint8_t *dst = range->dst;
     size_t done = 0;
     enum plm_code rc = plm_check_io_fault(ctx, err);
 
     while (rc == PLM_OK && done < range->len) {
         uint64_t at = range->offset + done;
-        size_t n = plm_min_size(range->len - done, PLM_LOCAL_PIECE_BYTES);
+        size_t n = range->len - done;
+        int fd = plm_local_way(&ways, at, dst + done, &n);
         ssize_t got = pread(fd, dst + done, n, (off_t)at);
 
         if (got > 0) {
@@ -192,6 +214,8 @@ static enum plm_code read_range(struct plm_store *store, int fd, const char *pat
             rc = plm_fail(err, PLM_CORRUPT,
                           "%s: ends at offset %" PRIu64 ", expected %zu more bytes", path, at,
                           range->len - done);
+        } else if (errno == EINVAL && fd == ways.direct_fd) {
+            ways.direct_fd = -1; /* pages of this file system are larger, or it knows better */
         } else if (errno != EINTR) {
             rc = plm_fail_errno(err, errno, "%s: cannot read %zu bytes at offset %" PRIu64, path,
                                 range->len - done, at);
@@ -206,16 +230,17 @@ static enum plm_code read_range(struct plm_store *store, int fd, const char *pat
 enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_range *ranges,
                                     size_t n, struct plm_err *err)
 {
+    struct local_file *file = (struct local_file *)base;
     int fd = -1;
     enum plm_code rc = plm_local_begin_reading(base, &fd, err);
 
     if (rc != PLM_OK)
         return rc;
     for (size_t i = 0; i < n && rc == PLM_OK; i++) {
-        if (i + 1 < n)
+        if (i + 1 < n && !file->is_direct)
             (void)posix_fadvise(fd, (off_t)ranges[i + 1].offset, (off_t)ranges[i + 1].len,
                                 POSIX_FADV_WILLNEED);
-        rc = read_range(base->store, fd, base->name, &ranges[i], err);
+        rc = read_range(file, &ranges[i], err);
     }
     plm_local_end_reading(base);
     return rc;

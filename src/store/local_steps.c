@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define DIRECT_BYTES_MIN ((size_t)256 << 10) /* less is left to the page cache */
 #define MAKE_TRIES 4
 
 void plm_local_count(const struct plm_store *store, atomic_uint_fast64_t *counter, uint64_t n)
@@ -122,20 +123,62 @@ done:
     return rc;
 }
 
+void plm_local_open_direct(struct plm_local_fds *fds, const char *path, int flags)
+{
+#ifdef O_DIRECT
+    struct stat here, there;
+    int fd = fds->direct_fd < 0 ? plm_local_open(path, flags | O_DIRECT) : -1;
+
+    if (fd >= 0 && fstat(fds->fd, &here) == 0 && fstat(fd, &there) == 0 && here.st_dev == there.st_dev &&
+        here.st_ino == there.st_ino)
+        fds->direct_fd = fd;
+    else if (fd >= 0)
+        close(fd);
+#else
+    (void)fds, (void)path, (void)flags;
+#endif
+}
+
+void plm_local_close(struct plm_local_fds *fds)
+{
+    if (fds->fd >= 0)
+        close(fds->fd);
+    if (fds->direct_fd >= 0)
+        close(fds->direct_fd);
+    *fds = (struct plm_local_fds){-1, -1};
+}
+
+int plm_local_way(const struct plm_local_fds *fds, uint64_t offset, const void *bytes, size_t *n)
+{
+    size_t lead = (size_t)(-offset % PLM_DIRECT_ALIGN);
+
+    *n = plm_min_size(*n, PLM_LOCAL_PIECE_BYTES);
+    if (fds->direct_fd < 0 || *n < DIRECT_BYTES_MIN || ((uintptr_t)bytes + lead) % PLM_DIRECT_ALIGN != 0)
+        return fds->fd;
+    *n = lead > 0 ? lead : *n / PLM_DIRECT_ALIGN * PLM_DIRECT_ALIGN;
+    return lead > 0 ? fds->fd : fds->direct_fd;
+}
+
 /* A write of nothing would loop forever: it is an error. */
-enum plm_code plm_local_write(struct plm_store *store, int fd, const char *path, uint64_t offset,
+enum plm_code plm_local_write(struct plm_store *store, const struct plm_local_fds *fds, const char *path, uint64_t offset,
                               const uint8_t *bytes, size_t n, struct plm_err *err)
 {
     struct plm_ctx *ctx = store->ctx;
+    struct plm_local_fds ways = *fds;
     size_t done = 0;
     enum plm_code rc = plm_check_io_fault(ctx, err);
 
     while (rc == PLM_OK && done < n) {
-        size_t piece = plm_min_size(n - done, PLM_LOCAL_PIECE_BYTES);
+        size_t piece = n - done;
+        int fd = plm_local_way(&ways, offset + done, bytes + done, &piece);
         ssize_t got = pwrite(fd, bytes + done, piece, (off_t)(offset + done));
 
         if (got > 0) {
             done += (size_t)got;
+            continue;
+        }
+        if (got < 0 && errno == EINVAL && fd == ways.direct_fd) {
+            ways.direct_fd = -1; /* pages of this file system are larger, or it knows better */
             continue;
         }
         if (got == 0 || errno != EINTR)

@@ -10,7 +10,7 @@
 
 struct local_writer {
     struct plm_writer base; /* base.name is the full path */
-    int fd;
+    struct plm_local_fds fds;
 };
 
 /* Without fallocate(2), the next best: is there room now? (glibc's posix_fallocate() would
@@ -116,7 +116,7 @@ enum plm_code plm_local_writer_open(struct plm_store *store, const char *path, u
         PLM_TRY(plm_strdup(ctx, TOKEN, &new_token, err));
     PLM_TRY(token ? join_big(ctx, full, size_bytes, token, &fd, err)
                   : create_big(ctx, full, size_bytes, &fd, err));
-    *writer = (struct local_writer){{store, size_bytes, full}, fd};
+    *writer = (struct local_writer){{store, size_bytes, full}, {fd, -1}};
     *out = &writer->base;
     if (token_out)
         *token_out = new_token;
@@ -135,14 +135,21 @@ enum plm_code plm_local_writer_write(struct plm_writer *base, unsigned part, uin
 
     (void)part; /* the offset says it all */
     plm_local_count(base->store, &base->store->ctx->n_put, 1);
-    return plm_local_write(base->store, writer->fd, base->name, offset, bytes, n, err);
+    return plm_local_write(base->store, &writer->fds, base->name, offset, bytes, n, err);
+}
+
+void plm_local_writer_set_direct(struct plm_writer *base)
+{
+    struct local_writer *writer = (struct local_writer *)base;
+
+    plm_local_open_direct(&writer->fds, base->name, O_WRONLY);
 }
 
 enum plm_code plm_local_writer_finish(struct plm_writer *base, struct plm_err *err)
 {
     struct local_writer *writer = (struct local_writer *)base;
     struct plm_ctx *ctx = base->store->ctx;
-    enum plm_code rc = plm_local_sync(ctx, writer->fd, base->name, err);
+    enum plm_code rc = plm_local_sync(ctx, writer->fds.fd, base->name, err);
 
     return rc ? rc : plm_local_sync_parent(ctx, base->name, err);
 }
@@ -154,7 +161,7 @@ void plm_local_writer_close(struct plm_writer *base, bool remove_it)
 
     if (remove_it)
         unlink(base->name);
-    close(writer->fd);
+    plm_local_close(&writer->fds);
     plm_free(ctx, base->name);
     plm_free(ctx, writer);
 }

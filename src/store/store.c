@@ -244,6 +244,12 @@ void plm_store_keep(struct plm_store *store, uint64_t bytes)
         store->ops->keep(store, bytes);
 }
 
+void plm_file_set_direct(struct plm_file *file)
+{
+    if (file->store->ops->file_set_direct)
+        file->store->ops->file_set_direct(file);
+}
+
 void plm_file_close(struct plm_file *file)
 {
     if (file)
@@ -409,6 +415,12 @@ enum plm_code plm_writer_write(struct plm_writer *writer, unsigned part, uint64_
                         "%s: %zu bytes at offset %" PRIu64 " do not fit the promised %" PRIu64,
                         writer->name, n, offset, writer->size_bytes);
     return writer->store->ops->writer_write(writer, part, offset, bytes, n, err);
+}
+
+void plm_writer_set_direct(struct plm_writer *writer)
+{
+    if (writer->store->ops->writer_set_direct)
+        writer->store->ops->writer_set_direct(writer);
 }
 
 enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err)

@@ -63,6 +63,11 @@ plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size
  * keeps what has not been asked for yet. A hint: without memory nothing comes of it. Not while the
  * file is read. */
 void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n);
+/* Local: bytes that are looked at once are not worth their place in the page cache, nor what making that place costs. From
+ * now on long reads go past it with the pages whose address and offset agree modulo PLM_DIRECT_ALIGN. A hint: where the
+ * file system cannot, nothing changes. Not while the file is read. */
+#define PLM_DIRECT_ALIGN ((size_t)4096)
+void plm_file_set_direct(struct plm_file *file);
 void plm_file_close(struct plm_file *file);
 /* How much may be kept in that way, of all files of the store together; 8 MiB at first. */
 void plm_store_keep(struct plm_store *store, uint64_t bytes);

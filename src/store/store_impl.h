@@ -25,6 +25,7 @@ struct plm_store_ops {
     enum plm_code (*file_read_ranges)(struct plm_file *, const struct plm_range *, size_t n,
                                       struct plm_err *);
     enum plm_code (*file_view)(struct plm_file *, const struct plm_range *, struct plm_err *);
+    void (*file_set_direct)(struct plm_file *); /* NULL: no page cache */
     void (*file_close)(struct plm_file *);
     void (*file_expect)(struct plm_file *, const struct plm_range *, size_t n);
     void (*keep)(struct plm_store *, uint64_t bytes);
@@ -44,6 +45,7 @@ struct plm_store_ops {
                                  struct plm_err *);
     enum plm_code (*writer_write)(struct plm_writer *, unsigned part, uint64_t offset, const void *,
                                   size_t, struct plm_err *);
+    void (*writer_set_direct)(struct plm_writer *); /* NULL: no page cache */
     enum plm_code (*writer_finish)(struct plm_writer *, struct plm_err *);
     void (*writer_close)(struct plm_writer *, bool remove);
     enum plm_code (*uploads)(struct plm_store *, const char *dir, struct plm_uploads *,

@@ -22,6 +22,8 @@ plm_writer_open(struct plm_store *store, const char *path, uint64_t size_bytes, 
 PLM_MUST_CHECK enum plm_code
 plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset, const void *bytes,
                  size_t n, struct plm_err *err);
+/* As plm_file_set_direct(), for pieces. Before the first is written. */
+void plm_writer_set_direct(struct plm_writer *writer);
 /* finish: durable and visible at `path` (the parts of all processes included).
  * After PLM_OK the writer is gone, after an error it is the caller's to abort or detach.
  * detach: closes this process's handle, the object stays unfinished. abort: removes it. */

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -614,6 +615,72 @@ static void writes_pieces_from_threads(void **state)
     free(seen);
 }
 
+/* Pages of the file that the cache holds. */
+static size_t cached_pages(const char *path, size_t n)
+{
+    unsigned char resident[4096];
+    int fd = open(path, O_RDONLY);
+    void *pages = mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
+    size_t count = 0;
+
+    assert_true(pages != MAP_FAILED && n / 4096 < sizeof resident);
+    assert_int_equal(mincore(pages, n, resident), 0);
+    for (size_t i = 0; i < (n + 4095) / 4096; i++)
+        count += resident[i] & 1;
+    munmap(pages, n);
+    close(fd);
+    return count;
+}
+
+static bool has_direct_writes(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_DIRECT);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Pieces that begin and end anywhere, with address and offset in agreement (shift 0) and not. */
+static void writes_and_reads_past_the_cache(void **state)
+{
+    (void)state;
+    enum { N = (7 << 20) + 777, PIECE = (1 << 20) + 1234 };
+
+    for (size_t shift = 0; shift < 2; shift++) {
+        size_t room_bytes = N + 4096 - N % 4096 + 4096;
+        uint8_t *room = aligned_alloc(4096, room_bytes), *seen_room = aligned_alloc(4096, room_bytes);
+        uint8_t *seen = seen_room + shift;
+        struct pieces p = {.bytes = room + shift, .piece = PIECE, .n = N};
+        struct plm_file *f = NULL;
+        char path[512];
+
+        for (size_t i = 0; i < N; i++)
+            p.bytes[i] = (uint8_t)plm_mix64(5 + shift, i);
+        snprintf(path, sizeof path, "%s/direct", root);
+        assert_int_equal(plm_writer_open(store, "direct", N, NULL, NULL, &p.writer, NULL), PLM_OK);
+        plm_writer_set_direct(p.writer);
+        assert_int_equal(plm_parallel(ctx, N / PIECE + 1, write_piece, &p, NULL), PLM_OK);
+        assert_int_equal(plm_writer_finish(p.writer, NULL), PLM_OK);
+        size_t edges = 2 * (N / PIECE + 1);
+        if (has_direct_writes(path))
+            assert_true(shift ? cached_pages(path, N) > N / 4096 / 2 : cached_pages(path, N) <= edges);
+        assert_int_equal(plm_file_open(store, "direct", N, &f, NULL), PLM_OK);
+        plm_file_set_direct(f);
+        for (size_t at = 0, n; at < N; at += n) {
+            n = plm_min_size(PIECE, N - at);
+            assert_int_equal(plm_file_read(f, at, n, seen + at, NULL), PLM_OK);
+        }
+        assert_memory_equal(seen, p.bytes, N);
+        if (has_direct_writes(path) && shift == 0)
+            assert_true(cached_pages(path, N) < N / 4096 / 2);
+        assert_int_equal(plm_file_read(f, N - 1000, 1001, seen, NULL), PLM_CORRUPT);
+        plm_file_close(f);
+        free(room);
+        free(seen_room);
+    }
+}
+
 static void joins_a_big_object_by_token(void **state)
 {
     (void)state;
@@ -895,6 +962,7 @@ int main(void)
         TEST(a_view_of_what_is_gone_is_an_error),
         TEST(a_cancelled_context_stops_long_reads),
         TEST(writes_pieces_from_threads),
+        TEST(writes_and_reads_past_the_cache),
         TEST(joins_a_big_object_by_token),
         TEST(a_writer_keeps_to_its_promise),
         TEST(a_writer_replaces),
