@@ -43,12 +43,17 @@ done:
 }
 
 /* Whole fragments, in order, each segment as near to its share of the rows as it gets. */
-static enum plm_code cut_segments(const struct plm_source *source, size_t n, struct plm_plan *p,
-                                  struct plm_err *err)
+enum plm_code plm_plan_segments(const struct plm_source *source, uint64_t n_segments, struct plm_plan *p,
+                                struct plm_err *err)
 {
-    size_t from = 0;
+    size_t from = 0, n = (size_t)plm_min_u64(n_segments, source->n_fragments);
     enum plm_code rc = PLM_OK;
 
+    for (size_t i = 0; i < p->n_segments; i++) /* of an earlier plan */
+        plm_free(p->ctx, p->segments[i].fragments);
+    plm_free(p->ctx, p->segments);
+    p->segments = NULL;
+    p->n_segments = 0;
     PLM_TRY(plm_calloc(p->ctx, &p->segments, n, sizeof *p->segments, err));
     for (size_t s = 0; s < n; s++) {
         uint64_t goal = (uint64_t)((__uint128_t)source->n_live * (s + 1) / n);
@@ -69,7 +74,7 @@ static size_t tasks_of(const struct plm_segment_plan *s, uint64_t task_rows)
     return (size_t)((s->n_rows + task_rows - 1) / task_rows);
 }
 
-enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *err)
+enum plm_code plm_plan_tasks(struct plm_plan *p, struct plm_err *err)
 {
     size_t n = 0;
     enum plm_code rc = PLM_OK;
@@ -93,21 +98,6 @@ enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *err)
             };
         }
     }
-done:
-    return rc;
-}
-
-enum plm_code plm_plan_cut(const struct plm_source *source, uint64_t n_segments, struct plm_plan *p,
-                           struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-    for (size_t i = 0; i < p->n_segments; i++) /* of an earlier plan */
-        plm_free(p->ctx, p->segments[i].fragments);
-    plm_free(p->ctx, p->segments);
-    p->segments = NULL;
-    p->n_segments = 0;
-    PLM_TRY(cut_segments(source, (size_t)plm_min_u64(n_segments, source->n_fragments), p, err));
-    PLM_TRY(plm_plan_recut(p, err));
 done:
     return rc;
 }

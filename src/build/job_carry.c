@@ -70,7 +70,7 @@ enum plm_code plm_job_adopt_pins(struct plm_job *job, const struct plm_build_opt
         memcpy(p->segments[i].uuid, pins->uuids[i], 16);
     if (p->memory.task_rows != pins->task_rows) {
         p->memory.task_rows = pins->task_rows;
-        PLM_TRY(plm_plan_recut(p, err));
+        PLM_TRY(plm_plan_tasks(p, err));
     }
 done:
     return rc;

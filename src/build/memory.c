@@ -29,6 +29,7 @@
 #define PART_BYTES (((uint64_t)8 << 20) + PLM_DIRECT_ALIGN) /* the same on S3 */
 #define TASK_BYTES_SHARED ((uint64_t)256 << 10)
 #define TASK_COLUMN_BYTES ((uint64_t)8 << 20)
+#define SEGMENT_BYTES ((uint64_t)16 << 10) /* of a segment that is open: its files, their lists of pages */
 #define VERIFY_BYTES ((uint64_t)3 << 20) /* the least windows of verify */
 #define MARGIN_BYTES ((uint64_t)1 << 20) /* blocks too small to be listed, and their rounding */
 
@@ -86,12 +87,22 @@ static uint64_t tail_bytes(const struct shape *s)
     return 2 * s->centroids + 4 * s->codebook + (uint64_t)s->plan->num_partitions * 128;
 }
 
-/* Merging beside the blocks that are put together at once. */
+/* Runs that are open at once: those of one segment. */
+static uint64_t runs_of_segment(const struct plm_plan *p, uint64_t task_rows)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < p->n_segments; i++)
+        most = plm_max_u64(most, p->segments[i].n_rows);
+    return most / task_rows + 1;
+}
+
+/* Merging beside the blocks that are put together at once, with the lengths of all segments. */
 static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t task_rows, size_t slice)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t k = p->num_partitions, runs = p->n_live / task_rows + 1 + p->n_segments;
-    return s->fixed + s->centroids + s->codebook + tail_bytes(s) + k * 12 * (1 + p->n_segments) +
+    uint64_t k = p->num_partitions, runs = runs_of_segment(p, task_rows);
+    return s->fixed + s->centroids + s->codebook + tail_bytes(s) + k * (12 + 4 * p->n_segments) +
            2 * runs * ((k + 1) * sizeof(uint32_t) + 512) + threads * (slice + 65536);
 }
 
@@ -106,12 +117,12 @@ static uint64_t least_merge_bytes(const struct shape *s, uint64_t task_rows)
     return beside_blocks(s, 1, task_rows, SLICE_BYTES_MIN) + block_bytes(s);
 }
 
-/* The model as it is read back, beside the one built; sampled rows with their codes; windows. */
+/* The model as it is read back from each segment, beside the one built; sampled rows with their codes; windows. */
 static uint64_t verify_bytes(const struct shape *s)
 {
     const struct plm_plan *p = s->plan;
     uint64_t k = p->num_partitions, rows = plm_min_u64(p->n_live, PLM_CHECK_SAMPLE_MAX);
-    uint64_t model = s->centroids + s->codebook + k * 24, stored = s->centroids + s->codebook;
+    uint64_t model = s->centroids + s->codebook + k * 12 + SEGMENT_BYTES, stored = s->centroids + s->codebook;
     uint64_t sample = rows * (p->column.dim * sizeof(float) + s->code_bytes + 64);
     uint64_t report = k * 128;
     return s->fixed + s->centroids + s->codebook + k * 4 * p->n_segments + p->n_segments * model +

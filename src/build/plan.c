@@ -332,8 +332,9 @@ enum plm_code plm_plan_make(struct plm_source *source, const struct plm_build_op
     PLM_TRY(settle_sub_vectors(o, p, err));
     p->sample_rows = settle_sample(o, p);
     PLM_TRY(plm_uuid_random(p->transaction_uuid, err));
+    PLM_TRY(plm_plan_segments(source, o->num_segments, p, err));
     PLM_TRY(plm_plan_memory(source, p, err));
-    PLM_TRY(plm_plan_cut(source, o->num_segments, p, err));
+    PLM_TRY(plm_plan_tasks(p, err));
 done:
     return rc;
 }

@@ -16,12 +16,12 @@ plm_options_check(const struct plm_build_options *o, struct plm_plan *p, struct 
 PLM_MUST_CHECK enum plm_code
 plm_plan_identify(struct plm_ctx *ctx, const struct plm_build_options *o, const char *salt,
                   struct plm_plan *p, struct plm_err *err);
-/* cut.c: fragments into segments of about equal rows, rows into tasks. */
+/* cut.c: fragments into segments of about equal rows. */
 PLM_MUST_CHECK enum plm_code
-plm_plan_cut(const struct plm_source *source, uint64_t n_segments, struct plm_plan *p,
-             struct plm_err *err);
-/* Tasks anew, after memory.task_rows has changed. */
-PLM_MUST_CHECK enum plm_code plm_plan_recut(struct plm_plan *p, struct plm_err *err);
+plm_plan_segments(const struct plm_source *source, uint64_t n_segments, struct plm_plan *p,
+                  struct plm_err *err);
+/* Each segment's rows into tasks of memory.task_rows; anew, after that has changed. */
+PLM_MUST_CHECK enum plm_code plm_plan_tasks(struct plm_plan *p, struct plm_err *err);
 /* space.c: PLM_IO when a local disk has less room than runs, a spilled sample and the index will
  * take, with both numbers and the folder. */
 PLM_MUST_CHECK enum plm_code

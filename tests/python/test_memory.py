@@ -128,6 +128,15 @@ def test_many_partitions(tmp_path):
     check_build(path, "IVF_SQ", least, "--num-partitions", 8192)
 
 
+def test_segments_are_read_back_together(tmp_path):
+    """Verifying holds the model of every segment: a budget that counts one of them would end there."""
+    path = make_table(tmp_path / "t.lance", 20_000, 256, fragments=12)
+    one = smallest(path, "IVF_SQ", "--num-partitions", 2000)
+    least = smallest(path, "IVF_SQ", "--num-partitions", 2000, "--num-segments", 12)
+    assert least > one
+    check_build(path, "IVF_SQ", least, "--num-partitions", 2000, "--num-segments", 12)
+
+
 def test_many_fragments_and_few_files(tmp_path):
     path = make_table(tmp_path / "t.lance", 3_000, 16, fragments=600)
     least = smallest(path, "IVF_FLAT", "--num-partitions", 4)
