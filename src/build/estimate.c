@@ -45,6 +45,7 @@ struct term_info {
 static const struct term_info infos[PLM_N_TERMS] = {
     [PLM_TERM_TRAIN_START] = {"train", "start", 22.4},
     [PLM_TERM_SAMPLE] = {"train", "read", 8.91},
+    [PLM_TERM_COPY] = {"train", "copy", 1},
     [PLM_TERM_AXES] = {"train", "axes", 0.675},
     [PLM_TERM_PROJECT] = {"train", "project", 0.02},
     [PLM_TERM_TREE] = {"train", "tree", 7.84},
@@ -60,9 +61,9 @@ static const struct term_info infos[PLM_N_TERMS] = {
     [PLM_TERM_ASSIGN] = {"encode", "assign", 1.68},
     [PLM_TERM_CODES] = {"encode", "codes", 2.56},
     [PLM_TERM_PROBES] = {"encode", "probes", 2.16},
-    [PLM_TERM_RUNS] = {"encode", "write", 3.77},
+    [PLM_TERM_RUNS] = {"encode", "write", 1.5},
     [PLM_TERM_MERGE_START] = {"merge", "start", 2.13},
-    [PLM_TERM_GATHER] = {"merge", "gather", 8.12},
+    [PLM_TERM_GATHER] = {"merge", "gather", 2},
     [PLM_TERM_ROOM] = {"merge", "room", 0.02},
     [PLM_TERM_PAGES] = {"merge", "pages", 0.5},
     [PLM_TERM_WRITE] = {"merge", "write", 1.05},
@@ -208,10 +209,11 @@ static void estimate_train(const struct work *w, double *terms)
     const struct plm_plan *p = w->plan;
 
     terms[PLM_TERM_TRAIN_START] = START;
-    if (p->memory.views_sample) /* looked at, not copied */
-        terms[PLM_TERM_SAMPLE] = moved(w, w->sample * w->d * 4);
-    else
-        terms[PLM_TERM_SAMPLE] = fetched(w, w->column_bytes * w->sample / w->n) + first_written(w, w->sample * w->d * 4);
+    terms[PLM_TERM_SAMPLE] = moved(w, w->sample * w->d * 4);
+    if (!p->memory.views_sample)
+        terms[PLM_TERM_COPY] = fetched(w, w->column_bytes * w->sample / w->n) + first_written(w, w->sample * w->d * 4);
+    else if (!w->rates->read_scales) /* not copied, but on a device still */
+        terms[PLM_TERM_COPY] = fetched(w, w->column_bytes * w->sample / w->n);
     if (p->centroids_xxh3 == 0)
         estimate_centroids(w, terms);
     if (p->quantizer == PLM_PQ && p->codebook_xxh3 == 0) {
@@ -243,9 +245,8 @@ static void estimate_merge(const struct work *w, double *terms)
     terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (is_gathered(w) ? fetched(w, w->column_bytes * share_read(w)) : 0);
     terms[PLM_TERM_ROOM] = first_written(w, fmin(bytes, room));
     terms[PLM_TERM_PAGES] = plm_plan_is_large(w->plan) ? 0 : bytes / w->rates->touch;
-    if (plm_plan_is_large(w->plan) && !is_gathered(w)) /* runs are where the index goes: on the device */
-        terms[PLM_TERM_GATHER] += bytes / w->rates->write;
-    terms[PLM_TERM_WRITE] = (bytes + w->k * w->d * 4) / w->rates->write;
+    double runs = plm_plan_is_large(w->plan) && !is_gathered(w) ? bytes : 0; /* read from where the index goes */
+    terms[PLM_TERM_WRITE] = (runs + bytes + w->k * w->d * 4) / w->rates->write;
 }
 
 /* ---- the recall curve, as check_recall.c draws it ------------------------------------------------ */
