@@ -86,6 +86,8 @@ struct plm_display {
     char phase[32];
     double last_line; /* seconds of this phase at the last plain line */
     int bar_columns;  /* what is on the terminal now */
+    bool is_done;     /* the phase's last report said so; it may come again, with what was done since */
+    char record[240]; /* the plain line that says so */
 };
 
 struct plm_cli {

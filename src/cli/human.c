@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -140,10 +141,22 @@ const char *plm_plain(FILE *to) { return wants_colour(to) ? "\033[0m" : ""; }
 
 #define BARS_MAX 8
 #define BAR_WIDTH 40
+#define BAR_LEAST 8
+#define BESIDE_BAR 34 /* columns of a line that are no bar */
+
+/* As much of BAR_WIDTH as a terminal has columns for. */
+static size_t bar_width(FILE *to)
+{
+    struct winsize size;
+
+    if (ioctl(fileno(to), TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_col >= BESIDE_BAR + BAR_WIDTH)
+        return BAR_WIDTH;
+    return size.ws_col > BESIDE_BAR + BAR_LEAST ? (size_t)size.ws_col - BESIDE_BAR : BAR_LEAST;
+}
 
 void plm_print_histogram(FILE *to, const json_t *sizes)
 {
-    size_t n = json_array_size(sizes), counts[BARS_MAX] = {0}, tallest = 1;
+    size_t n = json_array_size(sizes), counts[BARS_MAX] = {0}, tallest = 1, widest = bar_width(to);
     double least = INFINITY, most = 0;
 
     for (size_t i = 0; i < n; i++) {
@@ -165,7 +178,7 @@ void plm_print_histogram(FILE *to, const json_t *sizes)
         double from = least + step * (double)b, last = fmin(from + step - 1, most);
         if (from > most)
             break;
-        int width = (int)((counts[b] * BAR_WIDTH + tallest - 1) / tallest);
+        int width = (int)((counts[b] * widest + tallest - 1) / tallest);
         fprintf(to, "  %10s - %-10s |%.*s%s%zu\n", plm_text_count(from).s, plm_text_count(last).s,
                 width, "########################################", width ? " " : "", counts[b]);
     }

@@ -38,11 +38,16 @@ enum plm_code plm_display_begin(struct plm_display *display, const char *style,
     return plm_cli_fail(err, PLM_ARG, "--progress: \"%.40s\" is unknown", style);
 }
 
-static void clear_bar(struct plm_display *d)
+/* Makes room for other lines: an unfinished bar goes, what a phase came to stays. */
+static void settle(struct plm_display *d, bool keeps_bar)
 {
-    if (d->bar_columns)
+    if (d->bar_columns && (keeps_bar || d->is_done))
+        fputc('\n', stderr);
+    else if (d->bar_columns)
         fprintf(stderr, "\r%*s\r", d->bar_columns, "");
+    fputs(d->record, stderr);
     d->bar_columns = 0;
+    d->record[0] = '\0';
 }
 
 /* 1234567 -> "1.2M". */
@@ -131,24 +136,19 @@ static void show_bar(struct plm_display *d, const struct plm_progress *p)
     int n = (int)strlen(line);
     fprintf(stderr, "\r%s%*s", line, d->bar_columns > n ? d->bar_columns - n : 0, "");
     d->bar_columns = n;
-    if (p->total && p->done >= p->total) { /* stays as a record of the phase */
-        fputc('\n', stderr);
-        d->bar_columns = 0;
-    }
     fflush(stderr);
 }
 
 static void show_plain(struct plm_display *d, const struct plm_progress *p)
 {
     char facts[160], took[24];
-    bool is_done = p->total && p->done >= p->total;
 
-    if (!is_done && p->seconds - d->last_line < PLAIN_SECONDS)
+    if (!d->is_done && p->seconds - d->last_line < PLAIN_SECONDS)
         return;
     d->last_line = p->seconds;
     describe(p, facts, sizeof(facts));
-    if (is_done)
-        fprintf(stderr, "%s: done in %s, %s\n", p->phase, duration(p->seconds, took), facts);
+    if (d->is_done)
+        snprintf(d->record, sizeof(d->record), "%s: done in %s, %s\n", p->phase, duration(p->seconds, took), facts);
     else
         fprintf(stderr, "%s: %s%s%s\n", p->phase, facts, p->detail[0] ? ", " : "", p->detail);
 }
@@ -178,12 +178,11 @@ void plm_display_progress(void *arg, const struct plm_progress *progress)
     p.detail = p.detail ? p.detail : "";
     p.unit = p.unit ? p.unit : "";
     if (strncmp(d->phase, p.phase, sizeof(d->phase) - 1) != 0) {
-        if (d->bar_columns)
-            fputc('\n', stderr);
-        d->bar_columns = 0;
+        settle(d, true);
         d->last_line = 0;
         snprintf(d->phase, sizeof(d->phase), "%s", p.phase);
     }
+    d->is_done = p.total && p.done >= p.total;
     switch (d->style) {
     case PLM_SHOW_NONE:
         return;
@@ -203,13 +202,11 @@ void plm_display_warn(void *arg, const char *message)
 {
     struct plm_cli *cli = arg;
 
-    clear_bar(&cli->display);
+    settle(&cli->display, false);
     fprintf(stderr, "pilum: warning: %s\n", message);
 }
 
 void plm_display_end(struct plm_display *display)
 {
-    if (display->bar_columns)
-        fputc('\n', stderr);
-    display->bar_columns = 0;
+    settle(display, true);
 }

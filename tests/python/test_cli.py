@@ -280,6 +280,7 @@ def test_damaged_manifest(table, at):
 
 # ---- what comes back --------------------------------------------------------------------------
 
+PHASES = ("plan", "train", "encode", "merge", "verify", "commit")
 REPORT_KEYS = {"pilum", "table", "version_read", "version_committed", "index", "rows", "partitions", "training", "quality",
                "seconds", "resources", "plan", "resumed"}
 
@@ -347,6 +348,8 @@ def test_stdout_holds_the_document_alone(table, progress):
     assert run.json["rows"]["indexed"] == 1_000
     if progress == "none":
         assert run.stderr == ""
+    if progress == "plain":
+        assert [line.split(":")[0] for line in run.stderr.splitlines()] == list(PHASES)
     if progress == "json":
         assert all(isinstance(json.loads(line), dict) for line in run.stderr.splitlines())
 
@@ -366,6 +369,8 @@ def test_the_bar_fits_the_terminal(table, columns):
         except OSError:  # the end
             break
     os.close(ours)
+    stay = [line.rstrip("\r").split("\r")[-1] for line in shown.decode().split("\n")]
+    assert [line.split()[0] for line in stay if line] == list(PHASES)
     lines = re.split("[\r\n]+", shown.decode())
     assert any(line.startswith("encode") for line in lines)
     assert max(map(len, lines)) < columns
