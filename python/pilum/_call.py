@@ -29,7 +29,7 @@ def run(
     """``call(context, *arguments)`` with a context of its own."""
     with Display(progress) as display:
         context = _core.Context(
-            threads=count(threads, "threads", most=4096) or 0,
+            threads=count(threads, "threads", most=1024) or 0,
             memory_budget=byte_count(memory_budget),
             progress=display.on_progress if display.is_wanted else None,
             warn=warn,

@@ -25,6 +25,7 @@ from lance.file import LanceFileReader, LanceFileWriter
 from pilum._columns import field_ids, names_of, values_of, vector_type
 from pilum._errors import CorruptError, UnsupportedError
 from pilum._options import BuildOptions
+from pilum._report import bytes_text
 
 _BATCH_BYTES = 4 << 20
 _IO_BYTES = 32 << 20  #: what pylance may read ahead
@@ -177,7 +178,7 @@ def held(folder: str) -> Iterator[None]:
 def warning_text(error: UnsupportedError, rows: int, n_bytes: int, folder: str) -> str:
     return (
         f"{error}: the column is streamed through pylance, once, into a copy of {rows} rows "
-        f"({n_bytes / 2**30:.2f} GiB) in {folder}, which is removed in the end"
+        f"({bytes_text(n_bytes)}) in {folder}, which is removed in the end"
     )
 
 

@@ -71,8 +71,9 @@ def open_table(table: TableLike, storage_options: Optional[dict[str, str]] = Non
         uri = os.fspath(table)
     except TypeError:
         kind = type(table).__name__
-        raise ArgumentTypeError(f"table is a {kind}, expected a path, a URI or a lance.LanceDataset") from None
-    if not isinstance(uri, str) or not uri:
+        hint = " (its to_lance() is one)" if hasattr(table, "to_lance") else ""
+        raise ArgumentTypeError(f"table is a {kind}, expected a path, a URI or a lance.LanceDataset{hint}") from None
+    if not isinstance(uri, str) or not uri or "\0" in uri:
         raise ArgumentError(f"table is {uri!r}, expected a path or a URI")
     if "/tree/" in uri:  # perhaps a branch; lance knows
         dataset = lance.dataset(uri, storage_options=storage_options)
@@ -91,6 +92,8 @@ def _checked(storage_options: Any) -> Optional[dict[str, str]]:
         if not isinstance(key, str) or not isinstance(value, str):
             wrong = key if not isinstance(key, str) else value
             raise ArgumentTypeError(f"storage_options has {key!r} with a {type(wrong).__name__}, expected texts")
+        text(key, "a key of storage_options")
+        text(value, f"storage option {key!r}")
     return dict(storage_options)
 
 
@@ -151,11 +154,14 @@ def _proto_field(message: bytes, number: int) -> Optional[bytes]:
 
 
 def text(value: Any, name: str) -> Optional[bytes]:
-    """A text option for the core; None stays None."""
+    """A text option for the core; None stays None. Messages do not repeat it: it may be a secret."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{name} is a {type(value).__name__}, expected a str")
     if "\0" in value:
         raise ArgumentError(f"{name} holds a NUL character")
-    return value.encode()
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"{name} holds half a surrogate pair, which is no text") from None

@@ -28,7 +28,7 @@ PLANNED = ("IVF_RQ", "IVF_HNSW_FLAT", "IVF_HNSW_SQ", "IVF_HNSW_PQ")
 METRICS = ("l2", "euclidean", "cosine", "dot")
 VERIFY = ("none", "sample", "full")
 _SEED_MAX = 2**64 - 1
-_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def build_options(
@@ -139,14 +139,15 @@ def verify_depth(verify: Any) -> str:
 
 
 def byte_count(value: Union[int, str, None], name: str = "memory_budget") -> int:
-    """``"4GiB"``, ``"512MB"`` or a number of bytes; 0 for None. All units are powers of 1024."""
+    """``"4GiB"``, ``"4g"``, ``"512MB"`` or a number of bytes; 0 for None. As for the command, only ``kB`` and the like
+    are powers of 1000."""
     if value is None:
         return 0
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", value.lower())
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", value.lower())
         if not match:
             raise ArgumentError(f"{name} is {value!r}, expected bytes or a text such as '4GiB'")
-        value = int(float(match[1]) * (1 << _UNITS[match[2]]))
+        value = int(float(match[1]) * (1000 if match[3] == "b" else 1024) ** _POWERS[match[2]])
     return count(value, name, most=2**63 - 1) or 0
 
 

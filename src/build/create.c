@@ -173,7 +173,7 @@ static enum plm_code run_phases(struct plm_job *job, const struct plm_build_opti
     job->cpu.verify = cpu_since(&at);
     PLM_TRY(options->leave_commit ? plm_job_publish(job, report, err) : plm_job_finish(job, report, err));
 done:
-    if (rc == PLM_DATA)
+    if (rc == PLM_DATA || rc == PLM_ARG)
         drop_job(job);
     return rc;
 }
