@@ -4,7 +4,7 @@
  *          partition (float64, all centroids; within 1e-5 of it for indexes of others), with the code
  *          that encoding it again gives (for PQ: a codeword as near as that one).
  * Owns     findings own their problems.
- * Memory   one chunk of rows with codes, one window of a partition.
+ * Memory   one chunk of rows with codes, one window of a partition; what assigns the rows of a full check.
  */
 #ifndef PLM_CHECK_H
 #define PLM_CHECK_H
@@ -13,6 +13,14 @@
 
 #define PLM_CHECK_SAMPLE_MAX 1024 /* rows of a sample that is looked for */
 #define PLM_PROBLEMS_MAX 100 /* described; the rest is only counted */
+
+#define PLM_CHECK_ROWS_MIN 256 /* of a full check are looked for together, and more where there is room */
+
+/* A row of a full check takes that much, beside its place in a batch: vector, code, where it is. */
+static inline size_t plm_check_row_bytes(size_t dim, size_t code_bytes)
+{
+    return dim * sizeof(float) + code_bytes + 64;
+}
 
 /* Bytes for a window: `most`, or what the budget has room for. */
 static inline size_t plm_window_bytes(const struct plm_ctx *ctx, size_t most)

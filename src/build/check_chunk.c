@@ -115,17 +115,10 @@ static enum plm_code find_nearest(void *arg, size_t at, unsigned worker, struct 
 
 static enum plm_code assign_fast(struct plm_check_chunk *c, struct plm_err *err)
 {
-    const struct plm_model *m = &c->check->segment->model;
-    struct plm_assigner *assigner = NULL;
     struct plm_assign_scratch scratch = {.ctx = c->check->ctx};
-    enum plm_code rc = PLM_OK;
+    enum plm_code rc = plm_assign(c->assigner, c->vectors, c->n, c->ids, NULL, &scratch, err);
 
-    PLM_TRY(plm_assigner_create(c->check->ctx, m->centroids, m->k, m->dim,
-                                m->metric == PLM_DOT ? PLM_DOT : PLM_L2, &assigner, err));
-    PLM_TRY(plm_assign(assigner, c->vectors, c->n, c->ids, NULL, &scratch, err));
-done:
     plm_assign_scratch_reset(&scratch);
-    plm_assigner_destroy(assigner);
     return rc;
 }
 
@@ -137,17 +130,14 @@ int plm_check_by_partition(const void *a, const void *b)
     return x->rowid < y->rowid ? -1 : x->rowid > y->rowid;
 }
 
-enum plm_code plm_check_encode(struct plm_check_chunk *c, bool all_in_float64, struct plm_err *err)
+enum plm_code plm_check_encode(struct plm_check_chunk *c, struct plm_err *err)
 {
     const struct plm_model *m = &c->check->segment->model;
     const struct plm_kernels *k = c->check->ctx->kernels;
     void *scratch = NULL;
     enum plm_code rc = PLM_OK;
 
-    if (all_in_float64)
-        PLM_TRY(plm_parallel(c->check->ctx, c->n, find_nearest, c, err));
-    else
-        PLM_TRY(assign_fast(c, err));
+    PLM_TRY(c->assigner ? assign_fast(c, err) : plm_parallel(c->check->ctx, c->n, find_nearest, c, err));
     for (size_t i = 0; i < c->n; i++)
         c->rows[i].partition = c->ids[i];
     if (m->quantizer == PLM_SQ)

@@ -1,12 +1,14 @@
 /* check_rows.c - rows of the table checked against the index: which, a chunk at a time. */
 #include "build/check_rows_impl.h"
+#include "cluster/assign.h"
 
 #define SAMPLE_SLICES 16
 #define SAMPLE_ROWS_MIN 32
 #define SAMPLE_WORK 2e9 /* multiply-adds of the float64 search for the nearest partition */
 #define FULL_CHUNK_ROWS ((size_t)65536)
+#define FULL_BATCH_BYTES ((size_t)64 << 20)
 
-static enum plm_code check_chunk(struct plm_check_chunk *c, bool all_in_float64, struct plm_err *err)
+static enum plm_code check_chunk(struct plm_check_chunk *c, struct plm_err *err)
 {
     bool all_found = true;
     enum plm_code rc = PLM_OK;
@@ -14,7 +16,7 @@ static enum plm_code check_chunk(struct plm_check_chunk *c, bool all_in_float64,
     if (c->n == 0)
         return PLM_OK;
     c->n_matches = 0;
-    PLM_TRY(plm_check_encode(c, all_in_float64, err));
+    PLM_TRY(plm_check_encode(c, err));
     PLM_TRY(plm_check_look(c, err));
     for (size_t i = 0; i < c->n; i++)
         all_found = all_found && c->rows[i].found;
@@ -52,7 +54,42 @@ static enum plm_code check_sample(struct plm_check *check, struct plm_err *err)
             PLM_TRY(plm_check_load(&c, check->first + at, length, &batch, err));
         }
     }
-    PLM_TRY(check_chunk(&c, true, err));
+    PLM_TRY(check_chunk(&c, err));
+done:
+    plm_check_close_chunk(&c);
+    plm_batch_reset(&batch);
+    return rc;
+}
+
+/* Rows of a chunk: as many as half of what is left has room for; the rest is for a window and for what encodes them. */
+static size_t rows_together(const struct plm_check *check)
+{
+    const struct plm_model *m = &check->segment->model;
+    size_t most = plm_min_size(FULL_CHUNK_ROWS, plm_batch_rows(check->source, FULL_BATCH_BYTES));
+    size_t each = plm_check_row_bytes(m->dim, plm_model_code_bytes(m)) + plm_batch_bytes(check->source, 1) -
+                  plm_batch_bytes(check->source, 0);
+    uint64_t room = plm_memory_left(check->ctx) / 2 / each;
+
+    return (size_t)plm_min_u64(check->n, plm_max_u64(PLM_CHECK_ROWS_MIN, plm_min_u64(most, room)));
+}
+
+static enum plm_code check_chunks(struct plm_check *check, const struct plm_assigner *assigner, struct plm_err *err)
+{
+    size_t step = rows_together(check);
+    struct plm_batch batch = {0};
+    struct plm_check_chunk c;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_check_open_chunk(check, step, &c, err));
+    c.assigner = assigner;
+    for (uint64_t at = 0; at < check->n; at += step) {
+        size_t n = (size_t)plm_min_u64(step, check->n - at);
+        c.n = 0;
+        PLM_TRY(plm_check_cancel(check->ctx, err));
+        PLM_TRY(plm_check_load(&c, check->first + at, n, &batch, err));
+        PLM_TRY(check_chunk(&c, err));
+        plm_progress_add(check->ctx, n);
+    }
 done:
     plm_check_close_chunk(&c);
     plm_batch_reset(&batch);
@@ -61,24 +98,15 @@ done:
 
 static enum plm_code check_all(struct plm_check *check, struct plm_err *err)
 {
-    size_t step = plm_min_size(FULL_CHUNK_ROWS, plm_max_size(256, plm_batch_rows(check->source, 64u << 20)));
-    struct plm_batch batch = {0};
-    struct plm_check_chunk c;
+    const struct plm_model *m = &check->segment->model;
+    struct plm_assigner *assigner = NULL;
     enum plm_code rc = PLM_OK;
 
-    step = (size_t)plm_min_u64(step, check->n);
-    PLM_TRY(plm_check_open_chunk(check, step, &c, err));
-    for (uint64_t at = 0; at < check->n; at += step) {
-        size_t n = (size_t)plm_min_u64(step, check->n - at);
-        c.n = 0;
-        PLM_TRY(plm_check_cancel(check->ctx, err));
-        PLM_TRY(plm_check_load(&c, check->first + at, n, &batch, err));
-        PLM_TRY(check_chunk(&c, false, err));
-        plm_progress_add(check->ctx, n);
-    }
+    PLM_TRY(plm_assigner_create(check->ctx, m->centroids, m->k, m->dim, m->metric == PLM_DOT ? PLM_DOT : PLM_L2,
+                                &assigner, err));
+    PLM_TRY(check_chunks(check, assigner, err));
 done:
-    plm_check_close_chunk(&c);
-    plm_batch_reset(&batch);
+    plm_assigner_destroy(assigner);
     return rc;
 }
 

@@ -40,6 +40,7 @@ struct plm_check_chunk {
     struct plm_check_match *matches;
     size_t n_matches;
     struct plm_read_scratch read;
+    const struct plm_assigner *assigner; /* borrowed; NULL: partitions are found in float64 */
 };
 
 /* ---- check_chunk.c ---------------------------------------------------------------------- */
@@ -53,8 +54,7 @@ PLM_MUST_CHECK enum plm_code
 plm_check_load(struct plm_check_chunk *c, uint64_t first, size_t n, struct plm_batch *batch,
                struct plm_err *err);
 /* Assigns the rows, encodes them and sorts them by (partition, row id). */
-PLM_MUST_CHECK enum plm_code
-plm_check_encode(struct plm_check_chunk *c, bool all_in_float64, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_check_encode(struct plm_check_chunk *c, struct plm_err *err);
 /* Of the vector `at` to a partition's centroid, in float64. */
 double plm_check_distance(const struct plm_check_chunk *c, size_t at, uint32_t partition);
 /* Orders struct plm_check_row by (partition, row id). */

@@ -117,16 +117,29 @@ static uint64_t least_merge_bytes(const struct shape *s, uint64_t task_rows)
     return beside_blocks(s, 1, task_rows, SLICE_BYTES_MIN) + block_bytes(s);
 }
 
-/* The model as it is read back from each segment, beside the one built; sampled rows with their codes; windows. */
+/* The least that looking for rows takes, of a sample or of all. */
+static uint64_t look_bytes(const struct shape *s)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t rows = plm_min_u64(p->n_live, PLM_CHECK_SAMPLE_MAX), all = 0, dim = p->column.dim;
+    uint64_t each = plm_check_row_bytes(dim, s->code_bytes);
+
+    if (p->checks_all)
+        all = plm_assigner_bytes(p->num_partitions, dim) + plm_assign_scratch_bytes(p->num_partitions, dim) +
+              (p->quantizer == PLM_PQ ? 8 * PLM_BLOCK_ROWS * dim + 65536 : 0) + PLM_CHECK_ROWS_MIN * each +
+              batch_bytes(s, PLM_CHECK_ROWS_MIN);
+    return plm_max_u64(all, rows * each + batch_bytes(s, 64));
+}
+
+/* The model as it is read back from each segment, beside the one built; rows with their codes; windows. */
 static uint64_t verify_bytes(const struct shape *s)
 {
     const struct plm_plan *p = s->plan;
-    uint64_t k = p->num_partitions, rows = plm_min_u64(p->n_live, PLM_CHECK_SAMPLE_MAX);
+    uint64_t k = p->num_partitions;
     uint64_t model = s->centroids + s->codebook + k * 12 + SEGMENT_BYTES, stored = s->centroids + s->codebook;
-    uint64_t sample = rows * (p->column.dim * sizeof(float) + s->code_bytes + 64);
     uint64_t report = k * 128;
     return s->fixed + s->centroids + s->codebook + k * 4 * p->n_segments + p->n_segments * model +
-           plm_max_u64(stored, sample + k * 8 + batch_bytes(s, 64) + VERIFY_BYTES) + report;
+           plm_max_u64(stored, look_bytes(s) + k * 8 + VERIFY_BYTES) + report;
 }
 
 /* ---- train -------------------------------------------------------------------------------- */

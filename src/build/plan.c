@@ -324,6 +324,7 @@ enum plm_code plm_plan_make(struct plm_source *source, const struct plm_build_op
     p->n_deleted = source->n_deleted;
     p->column_bytes = source->column_bytes;
     p->created_at_ms = plm_unix_millis();
+    p->checks_all = o->verify && strcmp(o->verify, "full") == 0;
     snprintf(p->kernels, sizeof p->kernels, "%s", source->ctx->kernels->name);
     if (p->n_live == 0)
         return plm_fail(err, PLM_DATA, "nothing to index: the table has no rows (in the fragments chosen)");

@@ -76,6 +76,7 @@ struct plm_plan {
     char kernels[16];
     char id[33]; /* of the job: hash of the options that shape the result, hex */
     uint64_t budget_bytes;
+    bool checks_all;    /* every row is looked for in the index before the commit */
     uint32_t n_workers; /* processes that share the work, each with this budget; 0 = this one */
     struct plm_memory_plan memory;
 };

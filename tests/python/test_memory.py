@@ -128,6 +128,14 @@ def test_many_partitions(tmp_path):
     check_build(path, "IVF_SQ", least, "--num-partitions", 8192)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_row_is_checked(tmp_path, kind):
+    """A full check takes rows a chunk at a time, and what assigns them: both are in the plan."""
+    path = make_table(tmp_path / "t.lance", 20_000, 96, element="f64")
+    options = ("--num-partitions", 300, "--verify", "full", "--metric", "cosine", "--threads", 4)
+    check_build(path, kind, smallest(path, kind, *options), *options)
+
+
 def test_segments_are_read_back_together(tmp_path):
     """Verifying holds the model of every segment: a budget that counts one of them would end there."""
     path = make_table(tmp_path / "t.lance", 20_000, 256, fragments=12)
