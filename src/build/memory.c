@@ -402,8 +402,8 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
         p->memory = m;
         return plm_fail(err, PLM_LIMIT,
                         "memory budget of %" PRIu64 " bytes is too small: %" PRIu64
-                        " MiB is the smallest that would do for %u partitions of dimension %u",
-                        budget, mib, p->num_partitions, p->column.dim);
+                        " MiB is the smallest that would do for %u partition%s of dimension %u",
+                        budget, mib, p->num_partitions, p->num_partitions == 1 ? "" : "s", p->column.dim);
     }
     (void)fit_encode(&s, budget, &m);
     m.task_rows = share_tasks(&s, &m);

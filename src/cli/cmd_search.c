@@ -129,10 +129,11 @@ static void print_table(const struct plm_hits *hits)
     for (size_t i = 0; i < hits->n; i++)
         printf("%20" PRIu64 "  %.7g\n", hits->rowids[i], (double)hits->distances[i]);
     if (hits->nprobes)
-        printf("%zu rows from %" PRIu32 " partitions, %" PRIu64 " rows compared, %.1f ms\n", hits->n,
-               hits->nprobes, hits->rows_scanned, hits->seconds * 1e3);
+        printf("%zu row%s from %" PRIu32 " partition%s, %" PRIu64 " compared, %.1f ms\n", hits->n,
+               hits->n == 1 ? "" : "s", hits->nprobes, hits->nprobes == 1 ? "" : "s", hits->rows_scanned,
+               hits->seconds * 1e3);
     else
-        printf("%zu rows by an exact scan, %" PRIu64 " rows compared, %.1f ms\n", hits->n,
+        printf("%zu row%s by an exact scan, %" PRIu64 " compared, %.1f ms\n", hits->n, hits->n == 1 ? "" : "s",
                hits->rows_scanned, hits->seconds * 1e3);
 }
 

@@ -25,6 +25,14 @@ struct plm_text plm_text_count(double value)
     return out;
 }
 
+struct plm_text plm_text_of(double value, const char *thing)
+{
+    struct plm_text count = plm_text_count(value), out;
+
+    snprintf(out.s, sizeof(out.s), "%.30s %.14s%s", count.s, thing, strcmp(count.s, "1") == 0 ? "" : "s");
+    return out;
+}
+
 struct plm_text plm_text_bytes(double value)
 {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
@@ -223,10 +231,10 @@ static void print_rows(FILE *to, const json_t *report)
 
 static void print_partitions(FILE *to, const json_t *report)
 {
-    fprintf(to, "%spartitions%s %s; mean %s rows, largest %s, empty %s, spread (cv) %.2f\n",
+    fprintf(to, "%spartitions%s %s; mean %s, largest %s, empty %s, spread (cv) %.2f\n",
             plm_bold(to), plm_plain(to),
             plm_text_count(plm_number_at(report, "index.num_partitions")).s,
-            plm_text_count(plm_number_at(report, "partitions.mean")).s,
+            plm_text_of(plm_number_at(report, "partitions.mean"), "row").s,
             plm_text_count(plm_number_at(report, "partitions.max")).s,
             plm_text_count(plm_number_at(report, "partitions.empty")).s,
             plm_number_at(report, "partitions.cv"));
@@ -290,8 +298,8 @@ bool plm_human_report(FILE *to, const char *json)
     print_partitions(to, report);
     plm_print_recall(to, plm_at(report, "quality.recall_at_10"));
     if (plm_number_at(report, "quality.checked_rows") > 0)
-        fprintf(to, "%schecked%s    %s rows, %s misfiled\n", plm_bold(to), plm_plain(to),
-                plm_text_count(plm_number_at(report, "quality.checked_rows")).s,
+        fprintf(to, "%schecked%s    %s, %s misfiled\n", plm_bold(to), plm_plain(to),
+                plm_text_of(plm_number_at(report, "quality.checked_rows"), "row").s,
                 plm_text_count(plm_number_at(report, "quality.misfiled")).s);
     print_phases(to, report);
     print_resources(to, report);

@@ -10,6 +10,7 @@ struct plm_text {
     char s[48];
 };
 struct plm_text plm_text_count(double value);   /* 128,116 */
+struct plm_text plm_text_of(double value, const char *thing); /* 1 row, 2,000 rows */
 struct plm_text plm_text_bytes(double value);   /* 1.2 GiB */
 struct plm_text plm_text_seconds(double value); /* 0.03 s, 12.3 s, 4 m 05 s */
 

@@ -65,15 +65,15 @@ static void print_segment(FILE *to, const json_t *segment)
 {
     const json_t *partitions = plm_at(segment, "partitions");
 
-    fprintf(to, "  segment %s, %zu fragments", plm_string_at(segment, "uuid"),
-            json_array_size(plm_at(segment, "fragments")));
+    fprintf(to, "  segment %s, %s", plm_string_at(segment, "uuid"),
+            plm_text_of((double)json_array_size(plm_at(segment, "fragments")), "fragment").s);
     if (!json_is_object(partitions)) {
         fputc('\n', to);
         return;
     }
-    fprintf(to, ", %s rows in %s partitions (mean %s, largest %s, empty %s, cv %.2f)\n",
-            plm_text_count(plm_number_at(segment, "rows")).s,
-            plm_text_count(plm_number_at(partitions, "count")).s,
+    fprintf(to, ", %s in %s (mean %s, largest %s, empty %s, cv %.2f)\n",
+            plm_text_of(plm_number_at(segment, "rows"), "row").s,
+            plm_text_of(plm_number_at(partitions, "count"), "partition").s,
             plm_text_count(plm_number_at(partitions, "mean")).s,
             plm_text_count(plm_number_at(partitions, "max")).s,
             plm_text_count(plm_number_at(partitions, "empty")).s, plm_number_at(partitions, "cv"));
@@ -93,7 +93,7 @@ static void print_index(FILE *to, const json_t *index)
         fprintf(to, ", %.0f sub-vectors of %.0f bits", plm_number_at(index, "num_sub_vectors"),
                 plm_number_at(index, "num_bits"));
     if (plm_number_at(index, "fragments_unindexed") > 0)
-        fprintf(to, ", %.0f fragments not covered", plm_number_at(index, "fragments_unindexed"));
+        fprintf(to, ", %s not covered", plm_text_of(plm_number_at(index, "fragments_unindexed"), "fragment").s);
     fputc('\n', to);
     json_array_foreach (plm_at(index, "segments"), i, segment)
         print_segment(to, segment);
@@ -106,10 +106,10 @@ bool plm_human_inspect(FILE *to, const char *json)
 
     if (!root)
         return false;
-    fprintf(to, "%s%s%s, version %.0f: %s rows in %s fragments\n", plm_bold(to),
+    fprintf(to, "%s%s%s, version %.0f: %s in %s\n", plm_bold(to),
             plm_string_at(root, "table"), plm_plain(to), plm_number_at(root, "version"),
-            plm_text_count(plm_number_at(root, "rows")).s,
-            plm_text_count(plm_number_at(root, "fragments")).s);
+            plm_text_of(plm_number_at(root, "rows"), "row").s,
+            plm_text_of(plm_number_at(root, "fragments"), "fragment").s);
     json_array_foreach (plm_at(root, "columns"), i, item)
         fprintf(to, "  %-24s %s\n", plm_string_at(item, "name"), plm_string_at(item, "type"));
     json_array_foreach (plm_at(root, "indexes"), i, item)
@@ -151,11 +151,11 @@ bool plm_human_verify(FILE *to, const char *json)
     if (!root)
         return false;
     index = plm_at(root, "index");
-    fprintf(to, "%s%s%s: %s rows checked, %s misfiled, %zu problems\n", plm_bold(to),
+    fprintf(to, "%s%s%s: %s checked, %s misfiled, %s\n", plm_bold(to),
             json_is_string(index) ? json_string_value(index) : plm_string_at(index, "name"),
-            plm_plain(to), plm_text_count(plm_number_at(root, "checked_rows")).s,
+            plm_plain(to), plm_text_of(plm_number_at(root, "checked_rows"), "row").s,
             plm_text_count(plm_number_at(root, "misfiled")).s,
-            json_array_size(plm_at(root, "problems")));
+            plm_text_of(plm_number_at(root, "n_problems"), "problem").s);
     json_array_foreach (plm_at(root, "problems"), i, problem)
         print_object(to, problem);
     plm_print_recall(to, plm_at(root, "recall_at_10"));

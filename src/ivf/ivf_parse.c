@@ -201,7 +201,7 @@ static enum plm_code quantizer_parse(const char *name, enum plm_quantizer *out,
             *out = all[i];
             return PLM_OK;
         }
-    return plm_fail(err, PLM_UNSUPPORTED, "index of type \"%.40s\" (IVF_FLAT, IVF_SQ and IVF_PQ are)",
+    return plm_fail(err, PLM_UNSUPPORTED, "index type \"%.40s\" is not supported (IVF_FLAT, IVF_SQ and IVF_PQ are)",
                     name);
 }
 

@@ -377,6 +377,16 @@ def test_the_bar_fits_the_terminal(table, columns):
     assert columns < 20 or any("100%" in line for line in lines)
 
 
+def test_one_of_a_thing(tmp_path):
+    path = tmp_path / "t.lance"
+    write(path, make_vectors(1, DIM))
+    assert "1 row, largest 1" in pilum_ok("create-index", path, "--column", "vec", "--type", "IVF_SQ").stdout
+    seen = pilum_ok("inspect", path).stdout
+    assert "1 row in 1 fragment\n" in seen and "1 fragment, 1 row in 1 partition (" in seen
+    assert "1 row checked, 0 misfiled, 0 problems" in pilum_ok("verify", path, "--index", "vec_idx").stdout
+    assert "1 row from 1 partition, 1 compared" in pilum_ok("search", path, "--column", "vec", "--row", 0).stdout
+
+
 def test_gc_for_people(table):
     assert pilum_ok("gc", table).stdout == "nothing was left behind\n"
     (table / "_pilum" / ("0" * 32)).mkdir(parents=True)
