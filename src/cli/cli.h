@@ -86,7 +86,7 @@ struct plm_display {
     char phase[32];
     double last_line; /* seconds of this phase at the last plain line */
     int bar_columns;  /* what is on the terminal now */
-    bool is_done;     /* the phase's last report said so; it may come again, with what was done since */
+    bool is_done;     /* the phase's last report said so; it may come again */
     char record[240]; /* the plain line that says so */
 };
 
@@ -111,8 +111,7 @@ enum plm_code plm_storage_parse(const struct plm_cli_list *given, char ***out, s
 void plm_storage_reset(char **storage);
 
 /* progress.c */
-enum plm_code plm_display_begin(struct plm_display *display, const char *style,
-                                struct plm_err *err);
+enum plm_code plm_display_begin(struct plm_display *display, const char *style, struct plm_err *err);
 void plm_display_progress(void *cli, const struct plm_progress *progress);
 void plm_display_warn(void *cli, const char *message);
 void plm_display_end(struct plm_display *display);
@@ -124,8 +123,7 @@ struct plm_report_file {
     FILE *file;
 };
 enum plm_code plm_report_open(const char *path, struct plm_report_file *out, struct plm_err *err);
-enum plm_code plm_report_finish(struct plm_report_file *report, const char *json,
-                                struct plm_err *err);
+enum plm_code plm_report_finish(struct plm_report_file *report, const char *json, struct plm_err *err);
 void plm_report_abandon(struct plm_report_file *report);
 
 /* npy.c */
