@@ -12,6 +12,7 @@
 #define START 1e-3       /* seconds: a phase's own beginning and end, in units that the weights multiply */
 #define AXES_ROWS 2000   /* rows the projection is made from */
 #define AXES_ROUNDS 3    /* of subspace iteration */
+#define ROOT_FAN 256
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
 #define GROUPED 4096     /* from so many partitions on training looks into groups of near ones, */
@@ -48,7 +49,7 @@ static const struct term_info infos[PLM_N_TERMS] = {
     [PLM_TERM_COPY] = {"train", "copy", 1},
     [PLM_TERM_AXES] = {"train", "axes", 0.675},
     [PLM_TERM_PROJECT] = {"train", "project", 0.02},
-    [PLM_TERM_TREE] = {"train", "tree", 7.84},
+    [PLM_TERM_TREE] = {"train", "tree", 2.6},
     [PLM_TERM_NODES] = {"train", "nodes", 4.75},
     [PLM_TERM_LEAVES] = {"train", "leaves", 2.28},
     [PLM_TERM_LLOYD] = {"train", "refine", 1.19},
@@ -87,11 +88,19 @@ const char *plm_term_name(enum plm_term term, const char **phase)
 /* The plan in numbers that multiply. */
 struct work {
     double n, d, k, sample, threads, code, column_bytes, element_bytes;
-    double projected, fan, codewords, pq_rows;
+    double projected, fans, codewords, pq_rows;
     bool verifies, verifies_all;
     const struct plm_plan *plan;
     const struct plm_rates *rates;
 };
+
+/* Children of the root and of a node below it. */
+static double fans_of(double k)
+{
+    double root = fmax(1, fmax(ceil(sqrt(k)), fmin(ROOT_FAN, floor(k * 7 / 8))));
+
+    return root + (k > root ? ceil(k / root) : 0);
+}
 
 static struct work work_of(const struct plm_plan *p, const struct plm_rates *rates, const char *verify, unsigned threads)
 {
@@ -102,7 +111,7 @@ static struct work work_of(const struct plm_plan *p, const struct plm_rates *rat
         .verifies = !verify || strcmp(verify, "none") != 0, .verifies_all = verify && strcmp(verify, "full") == 0,
     };
     w.projected = w.d < 96 ? w.d : w.d <= 256 ? 64 : 128;
-    w.fan = ceil(sqrt(w.k));
+    w.fans = fans_of(w.k);
     if (p->quantizer == PLM_PQ) {
         w.codewords = (double)(1u << p->num_bits);
         w.pq_rows = fmin(w.codewords * PLM_PQ_SAMPLE_PER_CODE, w.sample);
@@ -196,7 +205,7 @@ static void estimate_centroids(const struct work *w, double *terms)
                                w->threads * exactly(w, AXES_ROUNDS * 2 * r * r * w->d);
         terms[PLM_TERM_PROJECT] = computed(w, values * w->d) + moved(w, w->sample * w->d * 4);
     }
-    terms[PLM_TERM_TREE] = computed(w, 2 * LEVEL_ROUNDS * values * w->fan);
+    terms[PLM_TERM_TREE] = computed(w, LEVEL_ROUNDS * values * w->fans);
     terms[PLM_TERM_NODES] = moved(w, 2 * LEVEL_ROUNDS * values * 4);
     terms[PLM_TERM_LEAVES] = computed(w, values * looked_at(w->k));
     terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * place_work(w));

@@ -277,12 +277,13 @@ static enum plm_code settle_sub_vectors(const struct plm_build_options *o, struc
     return PLM_OK;
 }
 
-/* Training rows: sample_rate for each partition, and enough for the quantizer, whose own need
+/* Training rows: sample_rate for each partition, or of 256 partitions where there are fewer (rows come in
+ * slices, and a few slices say little of a sorted table); and enough for the quantizer, whose own need
  * (256 rows a codeword; as many for SQ's bounds) does not shrink with the partitions. */
 static uint64_t settle_sample(const struct plm_build_options *o, const struct plm_plan *p)
 {
     uint64_t ivf = 4 * PLM_PROBE_QUERIES, quantizer = 0;
-    if (!o->ivf_centroids.data && __builtin_mul_overflow(p->sample_rate, p->num_partitions, &ivf))
+    if (!o->ivf_centroids.data && __builtin_mul_overflow(p->sample_rate, plm_max_u64(p->num_partitions, 256), &ivf))
         ivf = UINT64_MAX;
     if (p->quantizer == PLM_SQ)
         quantizer = 256 * 256;

@@ -3,6 +3,8 @@
 
 #include "cluster/train_math.h"
 
+#define ROOT_FAN 256
+
 struct share {
     size_t node;
     uint64_t rest; /* of the division: the largest get one more */
@@ -110,5 +112,7 @@ uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level)
         root_k++;
     if (quota <= 16 || level + 1 == PLM_TREE_LEVELS || (level > 0 && quota <= 4 * (uint64_t)root_k))
         return quota;
-    return root;
+    if (level > 0)
+        return root;
+    return (uint32_t)plm_max_u64(root, plm_min_u64(ROOT_FAN, (uint64_t)quota * 7 / 8));
 }

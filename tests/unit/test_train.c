@@ -335,7 +335,7 @@ static void test_empty_shard(void **state)
 
 static void test_spilled_sample(void **state)
 {
-    enum { N = 2100, DIM = 96, K = 20 };
+    enum { N = 2100, DIM = 272, K = 20 };
     float *rows = clustered(N, DIM, K, 10, 0.1f);
     struct plan p = plan_of(rows, N, DIM, K, PLM_L2);
     struct plm_trainer *expected = train(&p), *trainer;
@@ -505,7 +505,7 @@ static void count_misplaced(const struct plan *p, size_t *n_open, size_t *n_wron
 
 static void test_axes_find_the_nearest(void **state)
 {
-    enum { N = 3000, DIM = 200, K = 60 };
+    enum { N = 3000, DIM = 280, K = 60 };
     float *rows = clustered(N, DIM, K, 20, 0.1f);
     struct plan p = plan_of(rows, N, DIM, K, PLM_L2);
     size_t n_open, n_wrong;
@@ -549,7 +549,7 @@ static void test_quality_unprojected(void **state)
 static void test_quality_projected(void **state)
 {
     (void)state;
-    check_quality(128);
+    check_quality(272);
 }
 
 /* Structureless data: hardly worse than flat k-means (3.42 after 10 rounds), and even. */
@@ -692,7 +692,7 @@ static void test_mostly_duplicates(void **state)
 static void test_extreme_values(void **state)
 {
     static const float scales[] = {3e37f, 1e19f, 1e-20f, 1e-42f, 0};
-    enum { N = 700, DIM = 100, K = 20 };
+    enum { N = 700, DIM = 260, K = 20 };
     (void)state;
 
     for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
@@ -756,7 +756,9 @@ static void test_split_fan(void **state)
     (void)state;
     assert_int_equal(plm_split_fan(1, 1, 0), 1);
     assert_int_equal(plm_split_fan(16, 16, 0), 16);
-    assert_int_equal(plm_split_fan(1000, 1000, 0), 32);
+    assert_int_equal(plm_split_fan(64, 64, 0), 56);
+    assert_int_equal(plm_split_fan(1000, 1000, 0), 256);
+    assert_int_equal(plm_split_fan(100000, 100000, 0), 317);
     assert_int_equal(plm_split_fan(128, 1000, 1), 128);   /* final */
     assert_int_equal(plm_split_fan(400, 1000, 1), 20);    /* a crowd: once more */
     assert_int_equal(plm_split_fan(400, 1000, PLM_TREE_LEVELS - 1), 400);
@@ -792,7 +794,7 @@ struct machine {
     struct plm_buf partial;
 };
 
-enum { M_N = 600, M_DIM = 96, M_K = 20 };
+enum { M_N = 600, M_DIM = 272, M_K = 20 };
 
 static void machine_start(struct machine *m)
 {
@@ -1072,7 +1074,7 @@ static void test_memory_estimate(void **state)
 
 static void test_failing_allocations(void **state)
 {
-    enum { N = 600, DIM = 96, K = 20 };
+    enum { N = 600, DIM = 272, K = 20 };
     float *rows = clustered(N, DIM, 10, 5, 0.1f);
     unsigned threads = ctx->threads;
     enum plm_code rc;
