@@ -63,7 +63,7 @@ def growth():
 
 def other_data():
     """Where filters and projections help less: real texts, and Gaussian noise."""
-    return [Case("real", "real texts, 384 dimensions", Shape("real", 100_000, 384, 4, raw=True), 316, 24,
+    return [Case("real", "real texts, 384 dimensions", Shape("real", 100_000, 384, 4, queries=1_000, raw=True), 316, 24,
                  runs={"pilum": 3, "pylance": 1, "faiss": 1}, timeout=240, quality=True),
             Case("gaussian", "isotropic Gaussian, the worst case", Shape("gaussian", 50_000, 768, 4), 1000, 48, runs={"pilum": 3})]
 

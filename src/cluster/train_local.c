@@ -40,11 +40,12 @@ struct shape {
     bool has_basis, aside;
 };
 
-static struct shape shape_of(const struct plm_train_shape *given)
+/* With the axes that rows of this dimension get, or as it is when these go. */
+static struct shape shape_of(const struct plm_train_shape *given, bool axes)
 {
     struct shape s = {given->n_sample, given->dim, given->k, given->dim, given->threads, false, given->aside};
 
-    s.r = plm_projected_dim(s.dim, plm_min_size(s.n, PLM_FETCH_ROWS));
+    s.r = axes ? plm_projected_dim(s.dim, plm_min_size(s.n, PLM_FETCH_ROWS)) : 0;
     s.has_basis = s.r > 0;
     s.r = s.has_basis ? s.r : s.dim;
     return s;
@@ -104,15 +105,22 @@ static size_t pass_bytes(const struct shape *s)
     return plm_max_size(means, lloyd) + k * 48 + (wait ? s->n * 12 : (size_t)1 << 20);
 }
 
-size_t plm_train_bytes(const struct plm_train_shape *given)
+static size_t shape_bytes(const struct plm_train_shape *given, bool with_axes)
 {
-    struct shape s = shape_of(given);
+    struct shape s = shape_of(given, with_axes);
     size_t axes = s.has_basis ? s.dim * s.r * sizeof(float) : 0; /* in the step */
     size_t project = axes + (s.aside ? s.threads * PLM_PROJECT_ROWS * s.r * sizeof(float) : 0);
     size_t scratch = s.threads * (4 * plm_packed_floats(s.dim) * sizeof(float) + s.k * s.r / 8 + 65536);
     size_t most = plm_max_size(project, plm_max_size(tree_bytes(&s), pass_bytes(&s)));
 
     return plm_max_size(axes_bytes(&s), projected_bytes(&s) + axes + most + scratch) + 65536;
+}
+
+size_t plm_train_bytes(const struct plm_train_shape *given)
+{
+    size_t bytes = shape_bytes(given, true);
+
+    return plm_axes_may_go(given->dim) ? plm_max_size(bytes, shape_bytes(given, false)) : bytes;
 }
 
 /* Rows read back: of a projection's tasks, or a chunk (shard_full.c, whose chunks grow with what the
@@ -126,7 +134,8 @@ size_t plm_train_spill_bytes(size_t dim, unsigned threads)
 
 size_t plm_train_aside_bytes(size_t n_sample, size_t dim)
 {
-    struct shape s = shape_of(&(struct plm_train_shape){.n_sample = n_sample, .dim = dim, .k = 1, .threads = 1});
+    struct shape s = shape_of(&(struct plm_train_shape){.n_sample = n_sample, .dim = dim, .k = 1, .threads = 1},
+                              !plm_axes_may_go(dim));
 
     return s.n * s.r * sizeof(float);
 }

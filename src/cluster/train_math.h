@@ -30,6 +30,10 @@ static inline size_t plm_packed_floats(size_t dim) { return (size_t)PLM_BLOCK_RO
 void plm_cap_row(const float *row, size_t dim, float cap, float *out);
 /* Projected dimensions when so many rows are fetched; 0 = rows are used as they are. */
 size_t plm_projected_dim(size_t dim, size_t n_fetched);
+/* Rows of so few dimensions are used as they are where the axes leave out too much of them: groups that
+ * only the rest tells apart are never found, 10 % of the loss of unit packages-lsa-256 with K = 316, whose axes
+ * hold 0.54 of the spread. It takes twice the time. */
+static inline bool plm_axes_may_go(size_t dim) { return dim <= 256; }
 /* Rows as they lie: their values are cut to +-cap, then lose the mean (NULL: nothing). */
 struct plm_basis_rows {
     const uint8_t *first; /* dim floats, aligned as such */

@@ -4,8 +4,12 @@
 
 #include "cluster/trainer_impl.h"
 
+#define JUDGED_ROWS 500       /* of those fetched: whether axes are worth having */
+#define LEAST_SHARE 0.67      /* of the spread on the axes, else there are none */
 #define LEVEL_ROUNDS 10       /* k-means rounds of a level */
-#define LEVEL_LEAST_GAIN 1e-3 /* of the loss, else the level is done */
+#define LEVEL_LEAST_GAIN 3e-3 /* of the loss, else the level is done: refinement gains more then; */
+#define FEW_LEAST_GAIN 1e-3   /* where there are few centroids, rounds are cheap: then */
+#define FEW 256
 #define REQUOTAS_MAX 2        /* times the quotas of a level are made anew for want of rows */
 
 /* ---- axes ----------------------------------------------------------------------------- */
@@ -89,6 +93,51 @@ done:
     return rc;
 }
 
+/* The part of the rows' spread that lies on the axes, judged by some of the rows; 1 without any spread. */
+static enum plm_code share_on_axes(struct plm_ctx *ctx, const struct plm_basis_rows *rows, const float *basis,
+                                   size_t r, double *share, struct plm_err *err)
+{
+    size_t n = plm_min_size(rows->n, JUDGED_ROWS), dim = rows->dim;
+    double on_axes = 0, all = 0;
+    float *row = NULL;
+    enum plm_code rc = PLM_OK;
+
+    PLM_TRY(plm_alloc(ctx, &row, dim, sizeof *row, err));
+    for (size_t i = 0; i < n; i++) {
+        plm_cap_row((const float *)(const void *)(rows->first + i * rows->stride), dim, rows->cap, row);
+        for (size_t d = 0; d < dim; d++)
+            row[d] -= rows->mean[d];
+        all += ctx->kernels->norm2(row, dim);
+        for (size_t j = 0; j < r; j++) {
+            double value = ctx->kernels->dot_exact(row, basis + j * dim, dim);
+
+            on_axes += value * value;
+        }
+    }
+    *share = all > 0 ? on_axes / all : 1;
+done:
+    plm_free(ctx, row);
+    return rc;
+}
+
+/* Axes [*r][dim]; *r = 0 where there are none, or they say too little of the rows and doing without is cheap. */
+static enum plm_code find_axes(struct plm_trainer *t, const struct plm_basis_rows *rows, float *basis, size_t *r,
+                               struct plm_err *err)
+{
+    double share = 1;
+    enum plm_code rc = PLM_OK;
+
+    if (*r == 0)
+        return PLM_OK;
+    PLM_TRY(plm_basis_make(t->ctx, rows, *r, t->options.seed, basis, err));
+    if (plm_axes_may_go(rows->dim))
+        PLM_TRY(share_on_axes(t->ctx, rows, basis, *r, &share, err));
+    if (share < LEAST_SHARE)
+        *r = 0;
+done:
+    return rc;
+}
+
 enum plm_code plm_trainer_take_rows(struct plm_trainer *t, const struct plm_step *step,
                                     const struct plm_partial *picks, struct plm_err *err)
 {
@@ -105,8 +154,7 @@ enum plm_code plm_trainer_take_rows(struct plm_trainer *t, const struct plm_step
     head.cap = choose_cap(t->ctx->kernels, picks);
     PLM_TRY(find_mean(t->ctx, picks, head.cap, head.metric == PLM_DOT, mean, err));
     struct plm_basis_rows rows = {picks->picks + sizeof(struct plm_pick), plm_pick_bytes(dim), n, dim, head.cap, mean};
-    if (r > 0)
-        PLM_TRY(plm_basis_make(t->ctx, &rows, r, head.seed, basis, err));
+    PLM_TRY(find_axes(t, &rows, basis, &r, err));
     head.has_basis = r > 0;
     head.r = (uint32_t)(r ? r : dim);
     head.n_nodes = 1;
@@ -339,8 +387,9 @@ enum plm_code plm_trainer_take_split(struct plm_trainer *t, const struct plm_ste
 {
     const struct plm_level *level = &step->levels[step->head.n_levels - 1];
     double loss = plm_mean_loss(step, sums->losses, sums->head->n);
+    double least = step->head.k <= FEW ? FEW_LEAST_GAIN : LEVEL_LEAST_GAIN;
     bool stop = t->round + 1 >= plm_min_size(LEVEL_ROUNDS, t->options.max_iters) ||
-                plm_gain_is_small(step->head.metric, t->loss_before, loss, LEVEL_LEAST_GAIN);
+                plm_gain_is_small(step->head.metric, t->loss_before, loss, least);
 
     if (stop)
         return step->head.is_last ? write_means(t, step, sums, err) : next_level(t, step, sums, err);

@@ -503,6 +503,44 @@ static void count_misplaced(const struct plan *p, size_t *n_open, size_t *n_wron
     free(ids);
 }
 
+/* The step after the first, of rows of few dimensions: whether it has axes. */
+static bool gets_axes(const float *rows, size_t n, size_t dim)
+{
+    struct plan p = plan_of(rows, n, dim, 20, PLM_L2);
+    struct plm_trainer *trainer;
+    struct plm_sample sample;
+    struct plm_shard *shard;
+    struct plm_buf partial;
+    struct plm_step step;
+
+    plm_sample_of(ctx, rows, n, dim, &sample);
+    plm_buf_init(&partial, ctx, SIZE_MAX);
+    assert_int_equal(plm_shard_create(ctx, &sample, 0, &shard, NULL), PLM_OK);
+    assert_int_equal(plm_trainer_create(ctx, &p.options, &trainer, NULL), PLM_OK);
+    assert_int_equal(plm_shard_run(shard, plm_trainer_step(trainer, NULL), &partial, NULL), PLM_OK);
+    assert_int_equal(plm_trainer_absorb(trainer, (struct plm_view){partial.data, partial.len}, NULL), PLM_OK);
+    assert_int_equal(plm_step_parse(plm_trainer_step(trainer, NULL), &step, NULL), PLM_OK);
+    assert_int_equal(step.head.r, step.head.has_basis ? 64 : dim);
+    plm_buf_reset(&partial);
+    plm_trainer_destroy(trainer);
+    plm_shard_destroy(shard);
+    return step.head.has_basis;
+}
+
+static void test_axes_that_say_too_little(void **state)
+{
+    enum { N = 1000, DIM = 240 };
+    float *few = clustered(N, DIM, 20, 20, 0.1f), *all = floats(N * DIM);
+    (void)state;
+
+    for (size_t i = 0; i < N * DIM; i++)
+        all[i] = rng_normal();
+    assert_true(gets_axes(few, N, DIM));
+    assert_false(gets_axes(all, N, DIM));
+    free(few);
+    free(all);
+}
+
 static void test_axes_find_the_nearest(void **state)
 {
     enum { N = 3000, DIM = 280, K = 60 };
@@ -1118,6 +1156,7 @@ int main(void)
         cmocka_unit_test(test_cuts_projected),
         cmocka_unit_test(test_cuts_dot),
         cmocka_unit_test(test_cuts_noise),
+        cmocka_unit_test(test_axes_that_say_too_little),
         cmocka_unit_test(test_axes_find_the_nearest),
         cmocka_unit_test(test_cuts_groups),
         cmocka_unit_test(test_cuts_groups_unprojected),
