@@ -70,7 +70,7 @@ def check_build(path, kind, budget_mib, *more, files=None):
     assert index_named(dataset, "vec_idx")
     dim = dataset.schema.field("vec").type.list_size
     found = dataset.to_table(columns=["id"], nearest={"column": "vec", "q": np.ones(dim, np.float32), "k": 5,
-                                                     "nprobes": 4})
+                                                     "nprobes": 16})
     assert len(found) == 5
 
 
