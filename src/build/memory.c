@@ -109,7 +109,7 @@ static uint64_t beside_blocks(const struct shape *s, unsigned threads, uint64_t 
 static uint64_t block_bytes(const struct shape *s)
 {
     struct plm_layout l = plm_layout_of(s->plan->n_live, s->code_bytes);
-    return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128 + PLM_DIRECT_ALIGN;
+    return plm_min_u64(l.rows_per_block, l.n_rows) * (8 + (uint64_t)s->code_bytes) + 128 + 2 * PLM_DIRECT_ALIGN;
 }
 
 static uint64_t least_merge_bytes(const struct shape *s, uint64_t task_rows)

@@ -39,15 +39,22 @@ struct plm_merge_thread {
     struct plm_batch batch;
 };
 
-/* Blocks [block, end_block): final rows [first, end) of partitions [p_first, p_last]. */
+/* Blocks [block, end_block) as they lie in the file from offset `at` on. */
+struct plm_merge_blocks {
+    uint8_t *room, *out; /* out: within room, where the writer likes it */
+    size_t room_cap;
+    uint64_t block, end_block, at;
+};
+
+/* Final rows [first, end) of partitions [p_first, p_last], to be put into `blocks`. */
 struct plm_merge_group {
     uint32_t *before; /* [run][k] rows of the partition that earlier runs have */
-    uint8_t *room, *out; /* out: the blocks as they lie in the file from offset `at` on, within room */
-    size_t room_cap, slice_bytes;
+    struct plm_merge_blocks blocks, full; /* full: of the group before this one, to be written meanwhile */
+    size_t slice_bytes;
     uint64_t *hashes; /* shared: [block] of what was written */
     struct plm_merge_thread *threads;
     unsigned n_threads;
-    uint64_t block, end_block, first, end, at;
+    uint64_t first, end;
     uint32_t p_first, p_last;
 };
 
