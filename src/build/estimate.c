@@ -11,6 +11,7 @@
 /* Passes and shapes, as the phases have them. */
 #define START 1e-3       /* seconds: a phase's own beginning and end, in units that the weights multiply */
 #define AXES_ROWS 2000   /* rows the projection is made from */
+#define AXES_SPREAD 0.6  /* of the dimensions: variance spread over more leaves too much beside the axes */
 #define AXES_ROUNDS 3    /* of subspace iteration */
 #define ROOT_FAN 256
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
@@ -44,39 +45,39 @@ struct term_info {
 };
 
 static const struct term_info infos[PLM_N_TERMS] = {
-    [PLM_TERM_TRAIN_START] = {"train", "start", 22.4},
-    [PLM_TERM_SAMPLE] = {"train", "read", 8.91},
+    [PLM_TERM_TRAIN_START] = {"train", "start", 27.9},
+    [PLM_TERM_SAMPLE] = {"train", "read", 6.97},
     [PLM_TERM_COPY] = {"train", "copy", 1},
-    [PLM_TERM_AXES] = {"train", "axes", 0.675},
+    [PLM_TERM_AXES] = {"train", "axes", 1.29},
     [PLM_TERM_PROJECT] = {"train", "project", 0.02},
-    [PLM_TERM_TREE] = {"train", "tree", 2.6},
-    [PLM_TERM_NODES] = {"train", "nodes", 4.75},
-    [PLM_TERM_LEAVES] = {"train", "leaves", 2.28},
-    [PLM_TERM_LLOYD] = {"train", "refine", 1.19},
-    [PLM_TERM_SUMS] = {"train", "sums", 1.9},
-    [PLM_TERM_CENTROIDS] = {"train", "centroids", 52.1},
-    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.794},
-    [PLM_TERM_COLUMNS] = {"train", "columns", 1.31},
-    [PLM_TERM_ENCODE_START] = {"encode", "start", 8.25},
-    [PLM_TERM_READ] = {"encode", "read", 1.45},
-    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.68},
-    [PLM_TERM_CODES] = {"encode", "codes", 2.56},
-    [PLM_TERM_PROBES] = {"encode", "probes", 2.16},
-    [PLM_TERM_RUNS] = {"encode", "write", 1.5},
-    [PLM_TERM_MERGE_START] = {"merge", "start", 2.13},
-    [PLM_TERM_GATHER] = {"merge", "gather", 2},
-    [PLM_TERM_ROOM] = {"merge", "room", 0.02},
-    [PLM_TERM_PAGES] = {"merge", "pages", 0.5},
-    [PLM_TERM_WRITE] = {"merge", "write", 1.05},
-    [PLM_TERM_VERIFY_START] = {"verify", "start", 4.66},
-    [PLM_TERM_FETCH] = {"verify", "read", 1},
-    [PLM_TERM_IDS] = {"verify", "ids", 0.606},
+    [PLM_TERM_TREE] = {"train", "tree", 1.73},
+    [PLM_TERM_NODES] = {"train", "nodes", 3.23},
+    [PLM_TERM_LEAVES] = {"train", "leaves", 0.02},
+    [PLM_TERM_LLOYD] = {"train", "refine", 1.47},
+    [PLM_TERM_SUMS] = {"train", "sums", 1.42},
+    [PLM_TERM_CENTROIDS] = {"train", "centroids", 0.02},
+    [PLM_TERM_CODEBOOK] = {"train", "codebook", 0.69},
+    [PLM_TERM_COLUMNS] = {"train", "columns", 1.53},
+    [PLM_TERM_ENCODE_START] = {"encode", "start", 7.29},
+    [PLM_TERM_READ] = {"encode", "read", 1.27},
+    [PLM_TERM_ASSIGN] = {"encode", "assign", 1.16},
+    [PLM_TERM_CODES] = {"encode", "codes", 2.25},
+    [PLM_TERM_PROBES] = {"encode", "probes", 2.37},
+    [PLM_TERM_RUNS] = {"encode", "write", 2.72},
+    [PLM_TERM_MERGE_START] = {"merge", "start", 1.92},
+    [PLM_TERM_GATHER] = {"merge", "gather", 2.33},
+    [PLM_TERM_ROOM] = {"merge", "room", 0.77},
+    [PLM_TERM_PAGES] = {"merge", "pages", 0.882},
+    [PLM_TERM_WRITE] = {"merge", "write", 1.2},
+    [PLM_TERM_VERIFY_START] = {"verify", "start", 2.36},
+    [PLM_TERM_FETCH] = {"verify", "read", 2.29},
+    [PLM_TERM_IDS] = {"verify", "ids", 2.13},
     [PLM_TERM_CHECK] = {"verify", "check", 1.29},
-    [PLM_TERM_SCAN] = {"verify", "scan", 0.476},
-    [PLM_TERM_LINES] = {"verify", "lines", 5.29},
-    [PLM_TERM_LOOK] = {"verify", "look", 1.06},
-    [PLM_TERM_TABLES] = {"verify", "tables", 6.2},
-    [PLM_TERM_COMMIT] = {"commit", "sync", 11.6},
+    [PLM_TERM_SCAN] = {"verify", "scan", 0.38},
+    [PLM_TERM_LINES] = {"verify", "lines", 4.14},
+    [PLM_TERM_LOOK] = {"verify", "look", 3.25},
+    [PLM_TERM_TABLES] = {"verify", "tables", 6.68},
+    [PLM_TERM_COMMIT] = {"commit", "sync", 19.5},
 };
 
 const char *plm_term_name(enum plm_term term, const char **phase)
@@ -110,7 +111,7 @@ static struct work work_of(const struct plm_plan *p, const struct plm_rates *rat
         .plan = p, .rates = rates,
         .verifies = !verify || strcmp(verify, "none") != 0, .verifies_all = verify && strcmp(verify, "full") == 0,
     };
-    w.projected = w.d < 96 ? w.d : w.d <= 256 ? 64 : 128;
+    w.projected = w.d < 96 || (w.d <= 256 && rates->spread > AXES_SPREAD * w.d) ? w.d : w.d <= 256 ? 64 : 128;
     w.fans = fans_of(w.k);
     if (p->quantizer == PLM_PQ) {
         w.codewords = (double)(1u << p->num_bits);
