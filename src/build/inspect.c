@@ -12,6 +12,7 @@
 #include <jansson.h>
 #include <math.h>
 
+#include "build/report.h"
 #include "build/table.h"
 #include "ivf/index.h"
 #include "lance/wire.h"
@@ -289,10 +290,7 @@ enum plm_code plm_inspect(struct plm_ctx *ctx, const struct plm_table_ref *ref, 
         PLM_TRY(no_memory(err));
     PLM_TRY(columns_json(&table.manifest, json_object_get(root, "columns"), err));
     PLM_TRY(indexes_json(&table.manifest, index, json_object_get(root, "indexes"), err));
-    char *text = json_dumps(root, JSON_COMPACT);
-    if (!text)
-        PLM_TRY(no_memory(err));
-    *json = text;
+    rc = plm_json_string(json_incref(root), json, err);
 done:
     json_decref(root);
     plm_table_close(&table);

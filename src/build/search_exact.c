@@ -1,7 +1,8 @@
 /* search_exact.c - the part of a search that the table's own vectors answer.
  *
- * Rows are read as they are, never normalized: the cosine is then taken of the stored values,
- * as stock Lance does, and not of their rounded directions. */
+ * Rows are read as they are, not normalized: the cosine is then taken of the stored values, as stock
+ * Lance does, and not of their rounded directions. float64 rows are rounded to float32 either way, so
+ * for the cosine their directions are: those have a place in float32 whatever their length. */
 #include <math.h>
 
 #include "build/search_parts.h"
@@ -24,6 +25,12 @@ static enum plm_code open_source(struct plm_search_job *job, const uint64_t *fra
     return plm_source_open(&job->table.manifest, &job->column, fragments, n_fragments, out, err);
 }
 
+/* The metric that rows are read for. */
+static enum plm_metric reading_metric(const struct plm_search_job *job)
+{
+    return job->metric == PLM_COSINE && job->column.element == PLM_F64 ? PLM_COSINE : PLM_L2;
+}
+
 /* ---- every row of some fragments ------------------------------------------------------ */
 
 static enum plm_code scan_rows(void *arg, size_t task, unsigned worker, struct plm_err *err)
@@ -33,7 +40,7 @@ static enum plm_code scan_rows(void *arg, size_t task, unsigned worker, struct p
     struct plm_searcher *s = &job->searchers[worker];
     uint64_t first = (uint64_t)task * scan->rows_per_task;
     size_t n = (size_t)plm_min_u64(scan->rows_per_task, scan->source->n_live - first);
-    enum plm_code rc = plm_source_read(scan->source, PLM_L2, first, n, &s->batch, err);
+    enum plm_code rc = plm_source_read(scan->source, reading_metric(job), first, n, &s->batch, err);
 
     if (rc != PLM_OK)
         return rc;
@@ -104,14 +111,24 @@ done:
     return rc;
 }
 
-/* batch->n is 0 for a row whose vector is null or not finite. */
-static enum plm_code read_row(struct plm_source *source, uint64_t rowid, struct plm_batch *batch,
-                              struct plm_err *err)
+/* batch->n is 0 for a row without a vector to compare with. */
+static enum plm_code read_row(const struct plm_search_job *job, struct plm_source *source, uint64_t rowid,
+                              struct plm_batch *batch, struct plm_err *err)
 {
     uint64_t ordinal = 0;
     enum plm_code rc = plm_source_find(source, rowid, &ordinal, err);
 
-    return rc ? rc : plm_source_read(source, PLM_L2, ordinal, 1, batch, err);
+    return rc ? rc : plm_source_read(source, reading_metric(job), ordinal, 1, batch, err);
+}
+
+/* Why a row that was read is not in the batch. */
+static const char *reason_of(const struct plm_batch *batch)
+{
+    if (batch->dropped[PLM_DROP_NULL])
+        return "null";
+    if (batch->dropped[PLM_DROP_ZERO])
+        return "zero, which has no direction to compare under cosine";
+    return batch->element == PLM_F64 ? "not finite, or beyond the range of float32" : "not finite";
 }
 
 enum plm_code plm_search_query_of_row(struct plm_search_job *job, uint64_t rowid,
@@ -122,10 +139,10 @@ enum plm_code plm_search_query_of_row(struct plm_search_job *job, uint64_t rowid
     struct plm_batch batch = {0};
 
     PLM_TRY(open_source_of(job, &rowid, 1, &source, err));
-    PLM_TRY(read_row(&source, rowid, &batch, err));
+    PLM_TRY(read_row(job, &source, rowid, &batch, err));
     if (batch.n == 0)
-        PLM_TRY(plm_fail(err, PLM_DATA, "row %" PRIu64 " holds no vector to search with: it is %s",
-                         rowid, batch.dropped[PLM_DROP_NULL] ? "null" : "not finite"));
+        PLM_TRY(plm_fail(err, PLM_DATA, "row %" PRIu64 " holds no vector to search with: it is %s", rowid,
+                         reason_of(&batch)));
     memcpy(job->query, batch.rows, job->column.dim * sizeof(float));
 done:
     plm_batch_reset(&batch);
@@ -138,7 +155,7 @@ static enum plm_code rescore_row(void *arg, size_t task, unsigned worker, struct
     struct exact_scan *scan = arg;
     struct plm_search_job *job = scan->job;
     struct plm_batch *batch = &job->searchers[worker].batch;
-    enum plm_code rc = read_row(scan->source, scan->rows->rowids[task], batch, err);
+    enum plm_code rc = read_row(job, scan->source, scan->rows->rowids[task], batch, err);
 
     if (rc != PLM_OK)
         return rc;

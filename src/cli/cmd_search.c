@@ -1,6 +1,7 @@
 /* cmd_search.c - pilum search. */
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,17 +82,29 @@ static enum plm_code read_vector(const char *path, float **out, size_t *dim, str
                           path);
     else if (!(values = malloc(n * sizeof(*values))))
         rc = plm_cli_fail(err, PLM_NOMEM, "out of memory");
-    for (size_t i = 0; rc == PLM_OK && i < n; i++)
+    for (size_t i = 0; rc == PLM_OK && i < n; i++) {
         values[i] = value_at(&npy, i);
-    free(npy.file);
-    if (rc == PLM_OK) {
-        *out = values;
-        *dim = n;
+        if (!isfinite(values[i]))
+            rc = plm_cli_fail(err, PLM_ARG, "--vector: value %zu of %s is not finite, or beyond the range of float32",
+                              i, path);
     }
-    return rc;
+    free(npy.file);
+    if (rc != PLM_OK) {
+        free(values);
+        return rc;
+    }
+    *out = values;
+    *dim = n;
+    return PLM_OK;
 }
 
 /* ---- printing ----------------------------------------------------------------------------- */
+
+/* null for what JSON has no number for, as everywhere. */
+static json_t *distance_json(float distance)
+{
+    return isfinite(distance) ? json_real((double)distance) : json_null();
+}
 
 static json_t *hits_json(const struct plm_hits *hits)
 {
@@ -99,8 +112,8 @@ static json_t *hits_json(const struct plm_hits *hits)
 
     for (size_t i = 0; rows && i < hits->n; i++) {
         /* JSON integers are signed here; row ids above 2^63 do not occur in Lance. */
-        json_t *row = json_pack("{s:I,s:f}", "rowid", (json_int_t)hits->rowids[i], "distance",
-                                (double)hits->distances[i]);
+        json_t *row = json_pack("{s:I,s:o}", "rowid", (json_int_t)hits->rowids[i], "distance",
+                                distance_json(hits->distances[i]));
         if (!row || json_array_append_new(rows, row) != 0) {
             json_decref(rows);
             return NULL;
@@ -113,11 +126,11 @@ static json_t *hits_json(const struct plm_hits *hits)
 static enum plm_code print_json(const struct plm_hits *hits, struct plm_err *err)
 {
     json_t *root = hits_json(hits);
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+    char *text = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
 
     json_decref(root);
     if (!text)
-        return plm_cli_fail(err, PLM_DATA, "a distance is not finite and has no place in JSON");
+        return plm_cli_fail(err, PLM_NOMEM, "out of memory");
     puts(text);
     free(text);
     return PLM_OK;
