@@ -113,12 +113,74 @@ static enum plm_code find_nearest(void *arg, size_t at, unsigned worker, struct 
     return PLM_OK;
 }
 
-static enum plm_code assign_fast(struct plm_check_chunk *c, struct plm_err *err)
-{
-    struct plm_assign_scratch scratch = {.ctx = c->check->ctx};
-    enum plm_code rc = plm_assign(c->assigner, c->vectors, c->n, c->ids, NULL, &scratch, err);
+/* A stretch of the chunk's rows, for one thread. */
+struct lane {
+    struct plm_check_chunk *chunk;
+    size_t first, n;
+    struct plm_assign_scratch assign;
+    void *encode; /* PQ */
+};
 
-    plm_assign_scratch_reset(&scratch);
+static enum plm_code work_on_lane(void *arg, size_t number, unsigned worker, struct plm_err *err)
+{
+    struct lane *lane = (struct lane *)arg + number;
+    struct plm_check_chunk *c = lane->chunk;
+    const struct plm_model *m = &c->check->segment->model;
+    const struct plm_kernels *k = c->check->ctx->kernels;
+    const float *vectors = c->vectors + lane->first * c->dim;
+    uint8_t *codes = c->codes + lane->first * c->code_bytes;
+    uint32_t *ids = c->ids + lane->first;
+    enum plm_code rc = PLM_OK;
+
+    (void)worker;
+    if (c->assigner)
+        rc = plm_assign(c->assigner, vectors, lane->n, ids, NULL, &lane->assign, err);
+    if (rc != PLM_OK)
+        return rc;
+    if (m->quantizer == PLM_SQ)
+        k->sq_encode(vectors, lane->n * c->dim, m->sq.lo, m->sq.hi, codes);
+    if (m->quantizer == PLM_PQ)
+        plm_pq_encode(k, &m->pq, vectors, lane->n, m->metric == PLM_DOT ? NULL : m->centroids, ids, codes, lane->encode);
+    return PLM_OK;
+}
+
+/* One for each thread, as far as half of the memory that is left has room for what they need. */
+static size_t count_lanes(const struct plm_check_chunk *c)
+{
+    const struct plm_ctx *ctx = c->check->ctx;
+    const struct plm_model *m = &c->check->segment->model;
+    size_t each = c->assigner ? plm_assign_scratch_bytes(m->k, m->dim) : 0;
+
+    if (m->quantizer == PLM_PQ)
+        each += plm_pq_encode_bytes(&m->pq);
+    size_t room = (size_t)plm_min_u64(plm_memory_left(ctx) / 2 / plm_max_size(1, each), ctx->threads);
+    return plm_max_size(1, plm_min_size(room, (c->n + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS));
+}
+
+/* Assigns the rows, where there is an assigner, and encodes them. */
+static enum plm_code work_on_lanes(struct plm_check_chunk *c, struct plm_err *err)
+{
+    struct plm_ctx *ctx = c->check->ctx;
+    const struct plm_model *m = &c->check->segment->model;
+    size_t n_lanes = count_lanes(c), step = (c->n + n_lanes - 1) / n_lanes;
+    struct lane *lanes = NULL;
+    enum plm_code rc = PLM_OK;
+
+    step = (step + PLM_BLOCK_ROWS - 1) / PLM_BLOCK_ROWS * PLM_BLOCK_ROWS;
+    PLM_TRY(plm_calloc(ctx, &lanes, n_lanes, sizeof *lanes, err));
+    for (size_t i = 0; i < n_lanes; i++) {
+        size_t first = plm_min_size(i * step, c->n);
+        lanes[i] = (struct lane){.chunk = c, .first = first, .n = plm_min_size(step, c->n - first), .assign.ctx = ctx};
+        if (m->quantizer == PLM_PQ)
+            PLM_TRY(plm_alloc(ctx, &lanes[i].encode, 1, plm_pq_encode_bytes(&m->pq), err));
+    }
+    PLM_TRY(plm_parallel(ctx, n_lanes, work_on_lane, lanes, err));
+done:
+    for (size_t i = 0; lanes && i < n_lanes; i++) {
+        plm_assign_scratch_reset(&lanes[i].assign);
+        plm_free(ctx, lanes[i].encode);
+    }
+    plm_free(ctx, lanes);
     return rc;
 }
 
@@ -132,23 +194,14 @@ int plm_check_by_partition(const void *a, const void *b)
 
 enum plm_code plm_check_encode(struct plm_check_chunk *c, struct plm_err *err)
 {
-    const struct plm_model *m = &c->check->segment->model;
-    const struct plm_kernels *k = c->check->ctx->kernels;
-    void *scratch = NULL;
     enum plm_code rc = PLM_OK;
 
-    PLM_TRY(c->assigner ? assign_fast(c, err) : plm_parallel(c->check->ctx, c->n, find_nearest, c, err));
+    if (!c->assigner)
+        PLM_TRY(plm_parallel(c->check->ctx, c->n, find_nearest, c, err));
+    PLM_TRY(work_on_lanes(c, err));
     for (size_t i = 0; i < c->n; i++)
         c->rows[i].partition = c->ids[i];
-    if (m->quantizer == PLM_SQ)
-        k->sq_encode(c->vectors, c->n * c->dim, m->sq.lo, m->sq.hi, c->codes);
-    if (m->quantizer == PLM_PQ) {
-        PLM_TRY(plm_alloc(c->check->ctx, &scratch, 1, plm_pq_encode_bytes(&m->pq), err));
-        plm_pq_encode(k, &m->pq, c->vectors, c->n, m->metric == PLM_DOT ? NULL : m->centroids, c->ids,
-                      c->codes, scratch);
-    }
     qsort(c->rows, c->n, sizeof *c->rows, plm_check_by_partition);
 done:
-    plm_free(c->check->ctx, scratch);
     return rc;
 }

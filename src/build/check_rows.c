@@ -44,15 +44,12 @@ static enum plm_code check_sample(struct plm_check *check, struct plm_err *err)
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_check_open_chunk(check, SAMPLE_SLICES * slice, &c, err));
-    if (n == check->n) {
-        PLM_TRY(plm_check_load(&c, check->first, n, &batch, err));
-    } else {
-        uint64_t stride = check->n / SAMPLE_SLICES; /* slices never overlap */
-        for (uint64_t i = 0; i < SAMPLE_SLICES; i++) {
-            size_t length = (size_t)plm_min_u64(slice, stride);
-            uint64_t at = i * stride + plm_mix64(check->seed, i) % (stride - length + 1);
-            PLM_TRY(plm_check_load(&c, check->first + at, length, &batch, err));
-        }
+    for (uint64_t at = 0; n == check->n && at < n; at += slice)
+        PLM_TRY(plm_check_load(&c, check->first + at, (size_t)plm_min_u64(slice, n - at), &batch, err));
+    for (uint64_t i = 0, stride = check->n / SAMPLE_SLICES; n < check->n && i < SAMPLE_SLICES; i++) {
+        size_t length = (size_t)plm_min_u64(slice, stride); /* slices never overlap */
+        uint64_t at = i * stride + plm_mix64(check->seed, i) % (stride - length + 1);
+        PLM_TRY(plm_check_load(&c, check->first + at, length, &batch, err));
     }
     PLM_TRY(check_chunk(&c, err));
 done:
