@@ -39,6 +39,11 @@ struct plm_check {
     uint64_t n_usable; /* out: rows of a full check that belong in the index */
 };
 
+/* check_memory.c: what checking this segment takes at least, beside what is open. queries: for recall, 0 = none. */
+#define PLM_TRUTH_BYTES_MIN ((size_t)128 << 10) /* of rows that a thread compares with the queries at a time */
+uint64_t plm_check_least_bytes(const struct plm_segment *segment, const struct plm_source *source, bool full,
+                               uint32_t queries);
+
 /* A sample of rows, or all of them. Problems are findings, not errors. */
 PLM_MUST_CHECK enum plm_code plm_check_rows(struct plm_check *check, bool full, struct plm_err *err);
 

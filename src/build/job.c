@@ -4,7 +4,6 @@
 
 /* Reading manifests and planning may take this much even under a smaller budget, so that the
  * refusal can name the budget that would do. */
-#define PLANNING_BYTES ((uint64_t)1 << 30)
 
 /* ---- planning -------------------------------------------------------------------------- */
 
@@ -198,7 +197,7 @@ static void begin_job(struct plm_ctx *ctx, const struct plm_table_ref *table, st
 {
     *out = (struct plm_job){.ctx = ctx, .table = *table, .began = plm_now_seconds()};
     out->plan.budget_bytes = ctx->memory_budget_bytes;
-    ctx->memory_budget_bytes = plm_max_u64(ctx->memory_budget_bytes, PLANNING_BYTES);
+    ctx->memory_budget_bytes = plm_max_u64(ctx->memory_budget_bytes, PLM_OPENING_BYTES);
 }
 
 static enum plm_code end_opening(struct plm_job *job, uint64_t budget, enum plm_code rc)

@@ -361,6 +361,17 @@ static uint64_t share_tasks(const struct shape *s, const struct plm_memory_plan 
     return plm_max_u64(least, plm_min_u64(m->task_rows, p->n_live / (4 * lanes) + 1));
 }
 
+uint64_t plm_fixed_bytes(const struct plm_ctx *ctx, bool is_remote)
+{
+    return ctx->memory_base_bytes + atomic_load(&ctx->memory_used) + ctx->threads * STACK_BYTES +
+           (is_remote ? GROWTH_BYTES_REMOTE : GROWTH_BYTES) + MARGIN_BYTES;
+}
+
+uint64_t plm_named_mib(uint64_t bytes)
+{
+    return (bytes + ((uint64_t)2 << 20)) >> 20;
+}
+
 static struct shape shape_of(const struct plm_source *source, const struct plm_plan *p)
 {
     struct plm_ctx *ctx = source->ctx;
@@ -368,8 +379,7 @@ static struct shape shape_of(const struct plm_source *source, const struct plm_p
     uint64_t dim = p->column.dim;
 
     s.is_remote = !plm_store_is_local(source->manifest->store);
-    s.fixed = ctx->memory_base_bytes + atomic_load(&ctx->memory_used) + ctx->threads * STACK_BYTES +
-              (s.is_remote ? GROWTH_BYTES_REMOTE : GROWTH_BYTES) + MARGIN_BYTES;
+    s.fixed = plm_fixed_bytes(ctx, s.is_remote);
     s.centroids = p->num_partitions * dim * plm_max_size(sizeof(float), (size_t)plm_element_bytes(p->column.element));
     s.codebook = p->quantizer == PLM_PQ ? (dim << p->num_bits) * 3 * sizeof(float) : 0; /* plm_codewords_bytes, too */
     return s;
@@ -397,8 +407,7 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
     uint64_t budget = p->budget_bytes;
 
     if (m.smallest_bytes > budget) {
-        /* One more: what the process itself takes differs a little from run to run. */
-        uint64_t mib = (m.smallest_bytes + ((uint64_t)2 << 20)) >> 20;
+        uint64_t mib = plm_named_mib(m.smallest_bytes);
         p->memory = m;
         return plm_fail(err, PLM_LIMIT,
                         "memory budget of %" PRIu64 " bytes is too small: %" PRIu64

@@ -89,6 +89,13 @@ plm_plan_make(struct plm_source *source, const struct plm_build_options *options
 void plm_plan_reset(struct plm_plan *plan);
 /* An index that a page cache should not have to make room for: it is written, and its runs are, past the cache. */
 bool plm_plan_is_large(const struct plm_plan *plan);
+/* memory.c: the process, what it may grow by uncharged, and what is charged now. */
+uint64_t plm_fixed_bytes(const struct plm_ctx *ctx, bool is_remote);
+/* A budget is refused with this size, in MiB: one more than `bytes`, for what the process itself takes differs a
+ * little from run to run. */
+uint64_t plm_named_mib(uint64_t bytes);
+/* Tables and indexes are opened within this much where the budget is smaller, so that a refusal can say what would do. */
+#define PLM_OPENING_BYTES ((uint64_t)1 << 30)
 /* memory.c: divides plan->budget_bytes. PLM_LIMIT with the smallest budget that would do. */
 PLM_MUST_CHECK enum plm_code
 plm_plan_memory(const struct plm_source *source, struct plm_plan *plan, struct plm_err *err);

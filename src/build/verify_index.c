@@ -9,7 +9,7 @@
 #include "build/table.h"
 #include "simd/simd.h"
 
-#define BATCH_BYTES ((size_t)8 << 20)
+#define BATCH_BYTES_MAX ((size_t)8 << 20)
 
 void plm_verify_options_default(struct plm_verify_options *options)
 {
@@ -281,6 +281,17 @@ done:
     return rc;
 }
 
+/* Rows of a thread's batch, all of which together take half of what memory is left. */
+static size_t step_rows(const struct plm_source *source)
+{
+    size_t none = plm_batch_bytes(source, 0), each = plm_batch_bytes(source, 1) - none;
+    uint64_t room = plm_memory_left(source->ctx) / (2 * source->ctx->threads);
+    size_t rows = room > none ? (size_t)plm_min_u64(SIZE_MAX, (room - none) / each) : 0;
+
+    return plm_max_size(plm_batch_rows(source, PLM_TRUTH_BYTES_MIN),
+                        plm_min_size(plm_batch_rows(source, BATCH_BYTES_MAX), rows));
+}
+
 /* The queries' true neighbours, by looking at every row. */
 static enum plm_code find_truth(struct verifying *v, struct plm_err *err)
 {
@@ -292,7 +303,7 @@ static enum plm_code find_truth(struct verifying *v, struct plm_err *err)
     PLM_TRY(open_scan(&t, err));
     for (size_t i = 0; i < v->n; i++) {
         t.source = &v->covered[i].source;
-        t.step = plm_batch_rows(t.source, BATCH_BYTES);
+        t.step = step_rows(t.source);
         PLM_TRY(plm_parallel(v->ctx, (size_t)((t.source->n_live + t.step - 1) / t.step), scan_step, &t, err));
     }
     for (unsigned i = 0; i < v->ctx->threads; i++)
@@ -338,8 +349,8 @@ static enum plm_code findings_json(const struct verifying *v, const char *index,
                            out, err);
 }
 
-static enum plm_code verify_all(struct verifying *v, const struct plm_table_ref *ref,
-                                const struct plm_verify_options *o, struct plm_err *err)
+static enum plm_code open_all(struct verifying *v, const struct plm_table_ref *ref,
+                              const struct plm_verify_options *o, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
@@ -350,6 +361,39 @@ static enum plm_code verify_all(struct verifying *v, const struct plm_table_ref 
         PLM_TRY(plm_store_open(v->ctx, o->column_copy, ref->storage_options, &v->copy, err));
     for (size_t i = 0; i < v->n; i++)
         PLM_TRY(open_covered(v, i, err));
+done:
+    return rc;
+}
+
+/* PLM_LIMIT with the smallest budget that would do: known once the index is open. */
+static enum plm_code check_budget(const struct verifying *v, const struct plm_verify_options *o, struct plm_err *err)
+{
+    const struct plm_ctx *ctx = v->ctx;
+    uint64_t opening = ctx->memory_base_bytes + atomic_load(&ctx->memory_peak), most = 0;
+
+    for (size_t i = 0; i < v->n; i++)
+        most = plm_max_u64(most, plm_check_least_bytes(&v->segments[i], &v->covered[i].source, o->full, o->queries));
+    most = plm_max_u64(opening, most + plm_fixed_bytes(ctx, !plm_store_is_local(v->table.store)));
+    if (most > ctx->memory_budget_bytes)
+        return plm_fail(err, PLM_LIMIT,
+                        "memory budget of %" PRIu64 " bytes is too small: %" PRIu64
+                        " MiB is the smallest that would do to check index \"%s\"",
+                        ctx->memory_budget_bytes, plm_named_mib(most), o->index);
+    return PLM_OK;
+}
+
+static enum plm_code verify_all(struct verifying *v, const struct plm_table_ref *ref,
+                                const struct plm_verify_options *o, struct plm_err *err)
+{
+    uint64_t budget = v->ctx->memory_budget_bytes;
+    enum plm_code rc = PLM_OK;
+
+    v->ctx->memory_budget_bytes = plm_max_u64(budget, PLM_OPENING_BYTES);
+    rc = open_all(v, ref, o, err);
+    v->ctx->memory_budget_bytes = budget;
+    if (rc != PLM_OK)
+        return rc;
+    PLM_TRY(check_budget(v, o, err));
     plm_progress_begin(v->ctx, "verify", rows_covered(v) * (o->full + (o->queries > 0)), "rows");
     for (size_t i = 0; i < v->n; i++)
         PLM_TRY(check_one(v, i, o->full, err));

@@ -96,6 +96,25 @@ def test_smallest_budget_is_enough(tmp_path, kind):
     check_build(path, kind, least, "--num-partitions", 60)
 
 
+@pytest.mark.parametrize("threads", (1, 8))
+@pytest.mark.parametrize("full", ([], ["--full"]), ids=("sample", "full"))
+@pytest.mark.parametrize("kind", TYPES)
+def test_smallest_budget_of_a_check(tmp_path, kind, full, threads):
+    """It is named before any work, is enough, holds, and finds what a larger one finds."""
+    path = make_table(tmp_path / "t.lance", 10_000, 96)
+    assert pilum("create-index", path, "--column", "vec", "--type", kind, "--num-partitions", 60).status == 0
+    words = ["verify", path, "--index", "vec_idx", *full, "--threads", threads]
+    refused = pilum(*words, "--memory-budget", "1MiB")
+    named = re.search(r"(\d+) MiB is the smallest that would do to check index \"vec_idx\"", refused.stderr)
+    assert refused.status == 1 and refused.stdout == "" and named, refused.stderr
+    peak = str(path) + ".peak"
+    checked = subprocess.run([PEAK_RSS, peak, PILUM, *map(str, words), "--memory-budget", f"{named.group(1)}MiB"],
+                             capture_output=True, text=True, timeout=300)
+    assert checked.returncode == 0, checked.stderr
+    assert int(open(peak).read()) / 1024 <= 1.05 * int(named.group(1))
+    assert checked.stdout == pilum(*words).stdout
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_many_threads(tmp_path, kind):
     path = make_table(tmp_path / "t.lance", 40_000, 128)
