@@ -160,6 +160,9 @@ static enum plm_code train_one(void *arg, size_t task, unsigned worker, struct p
                                               t->n_rows, t->dsub, t->first + (uint32_t)task, &options,
                                               t->codewords + task * t->n_codes * t->dsub,
                                               &t->errors[task], err);
+    if (rc == PLM_DATA) /* rows are finite, so what is left of them by their centroids is not */
+        return plm_fail(err, PLM_DATA, "values of column \"%s\" are so near the end of float32, 3.4e38, that a row less "
+                        "its partition's centroid is beyond it; scale them down, or build IVF_FLAT or IVF_SQ", p->column_path);
     if (rc == PLM_OK)
         plm_progress_add(t->job->ctx, 1);
     return rc;

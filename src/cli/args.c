@@ -411,10 +411,18 @@ static bool print_option(void *arg, const struct plm_option *o)
     return false;
 }
 
+static bool print_required(void *arg, const struct plm_option *o)
+{
+    if (o->is_required)
+        fprintf(arg, " --%s %s", o->name, value_name(o));
+    return false;
+}
+
 void plm_args_help(const struct plm_command *c, FILE *to)
 {
-    fprintf(to, "pilum %s - %s\n\nUsage: pilum %s%s [options]\n", c->name, c->summary, c->name,
-            c->takes_table ? " TABLE" : "");
+    fprintf(to, "pilum %s - %s\n\nUsage: pilum %s%s", c->name, c->summary, c->name, c->takes_table ? " TABLE" : "");
+    each_option(c, print_required, to);
+    fprintf(to, " [options]\n");
     if (c->takes_table)
         fprintf(to, "\nTABLE is a path, file://... or s3://bucket/key.\n");
     fprintf(to, "\nOptions:\n");

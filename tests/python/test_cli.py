@@ -46,6 +46,23 @@ def assert_refused(run, status, *hints):
         assert hint.lower() in lines[0].lower(), f"'{hint}' is not in: {lines[0]}"
 
 
+def documents(table, tmp_path):
+    """What each command that makes a document prints with --json."""
+    np.save(tmp_path / "q.npy", np.ones(DIM, np.float32))
+    yield pilum_ok(*build_words(table), "--json")
+    yield pilum_ok("plan", *build_words(table)[1:], "--json")
+    yield pilum_ok("inspect", table, "--json")
+    yield pilum_ok("search", table, "--column", "vec", "--vector", tmp_path / "q.npy", "--json")
+    yield pilum_ok("verify", table, "--index", "vec_idx", "--json")
+    yield pilum_ok("gc", table, "--json")
+    yield pilum_ok("version", "--json")
+
+
+def test_documents_are_indented_alike(table, tmp_path):
+    for run in documents(table, tmp_path):
+        assert run.stdout.startswith('{\n "') and run.stdout.endswith("\n}\n"), run.stdout[:40]
+
+
 # ---- help and version ------------------------------------------------------------------
 
 
@@ -464,6 +481,33 @@ def test_verify_finds_what_stock_lance_would_stumble_over(table):
 
 
 # ---- options that shape the result -----------------------------------------------------------------
+
+
+def test_values_near_the_end_of_float32(tmp_path):
+    path = tmp_path / "t.lance"
+    write(path, np.random.default_rng(0).uniform(-3.4e38, 3.4e38, (500, DIM)).astype(np.float32))
+    assert_refused(pilum(*build_words(path, progress="none")), 1, 'column "vec"', "beyond", "3.4e38", "IVF_SQ")
+    pilum_ok(*build_words(path, type="IVF_SQ", **{"num-sub-vectors": None}))
+    assert pilum_ok("search", path, "--column", "vec", "--row", 7, "-k", 3, "--nprobes", 4, "--json").json["rows"]
+    rows = pilum_ok("search", path, "--column", "vec", "--row", 7, "-k", 3, "--exact", "--json").json["rows"]
+    assert rows[0] == {"rowid": 7, "distance": 0.0} and rows[1]["distance"] is None  # beyond float32
+
+
+def test_float64_rows_beyond_float32(tmp_path):
+    """A cosine index takes them, so a search for one of them does."""
+    path = tmp_path / "t.lance"
+    vectors = np.random.default_rng(0).normal(size=(600, DIM)) * 1e100
+    vectors[3], vectors[4] = 0, vectors[4] * 1e-100
+    write(path, vectors, "f64")
+    pilum_ok(*build_words(path, type="IVF_FLAT", metric="cosine", **{"num-sub-vectors": None}))
+    unit = vectors / np.maximum(np.linalg.norm(vectors / 1e100, axis=1, keepdims=True) * 1e100, 1e-300)
+    nearest = np.argsort(-unit @ unit[5])[:3].tolist()
+    for words in ([], ["--refine-factor", "4"], ["--exact"]):
+        rows = pilum_ok("search", path, "--column", "vec", "--row", 5, "-k", 3, "--nprobes", 4, "--json", *words).json["rows"]
+        assert [row["rowid"] for row in rows] == nearest
+    assert_refused(pilum("search", path, "--column", "vec", "--row", 3, "--exact"), 1, "zero")
+    np.save(tmp_path / "q.npy", vectors[5])
+    assert_refused(pilum("search", path, "--column", "vec", "--vector", tmp_path / "q.npy"), 2, "float32")
 
 
 def test_fragments(table):
