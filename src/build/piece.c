@@ -95,10 +95,7 @@ enum plm_code plm_piece_finish(struct plm_piece *p, bool durable, struct plm_err
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_piece_flush(p, err));
-    if (is_local && !durable)
-        plm_writer_detach(p->writer);
-    else
-        PLM_TRY(plm_writer_finish(p->writer, err));
+    PLM_TRY(durable ? plm_writer_finish(p->writer, err) : plm_writer_finish_scratch(p->writer, err));
     p->writer = NULL;
     if (is_local)
         PLM_TRY(plm_store_rename(p->job->work, p->part_name, p->name, err));

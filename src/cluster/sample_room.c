@@ -49,7 +49,7 @@ enum plm_code plm_sample_finish_spill(struct plm_sample_taking *t, struct plm_er
 
     if (!t->writer)
         return PLM_OK;
-    PLM_TRY(plm_writer_finish(t->writer, err));
+    PLM_TRY(plm_writer_finish_scratch(t->writer, err));
     t->writer = NULL;
     PLM_TRY(plm_file_open(s->spill_store, s->spill_path, 0, &s->spill, err));
 done:

@@ -178,7 +178,7 @@ static enum plm_code keep(struct projecting *p, struct plm_err *err)
 
     if (!p->writer)
         return PLM_OK;
-    PLM_TRY(plm_writer_finish(p->writer, err));
+    PLM_TRY(plm_writer_finish_scratch(p->writer, err));
     p->writer = NULL;
     PLM_TRY(plm_file_open(s->sample->aside, s->sample->aside_path, 0, &s->spill, err));
 done:

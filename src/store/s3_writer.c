@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #define PART_BYTES_MIN ((uint64_t)5 << 20)
+#define PARTS_MAX 10000
 #define WHOLE_PUT_BYTES_MAX ((uint64_t)1 << 30)
 
 static void free_writer(struct plm_s3_writer *w)
@@ -119,6 +120,8 @@ enum plm_code plm_s3_writer_write(struct plm_writer *writer, unsigned part, uint
     char number[16];
     enum plm_code rc = PLM_OK;
 
+    if (part > PARTS_MAX)
+        return plm_fail(err, PLM_ARG, "%s: part %u, expected 1..%d", writer->name, part, PARTS_MAX);
     if (n < PART_BYTES_MIN && offset + n != writer->size_bytes)
         return plm_fail(err, PLM_ARG,
                         "%s: part %u has %zu bytes, every part but the last needs 5 MiB",

@@ -408,8 +408,8 @@ enum plm_code plm_writer_open(struct plm_store *store, const char *path, uint64_
 enum plm_code plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset,
                                const void *bytes, size_t n, struct plm_err *err)
 {
-    if (part < 1 || part > 10000)
-        return plm_fail(err, PLM_ARG, "%s: part %u, expected 1..10000", writer->name, part);
+    if (part < 1)
+        return plm_fail(err, PLM_ARG, "%s: parts are counted from 1", writer->name);
     if (offset > writer->size_bytes || n > writer->size_bytes - offset)
         return plm_fail(err, PLM_ARG,
                         "%s: %zu bytes at offset %" PRIu64 " do not fit the promised %" PRIu64,
@@ -430,6 +430,14 @@ enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err)
     if (rc == PLM_OK)
         writer->store->ops->writer_close(writer, false);
     return rc;
+}
+
+enum plm_code plm_writer_finish_scratch(struct plm_writer *writer, struct plm_err *err)
+{
+    if (!plm_store_is_local(writer->store))
+        return plm_writer_finish(writer, err);
+    plm_writer_detach(writer);
+    return PLM_OK;
 }
 
 void plm_writer_detach(struct plm_writer *writer)

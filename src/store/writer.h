@@ -3,7 +3,8 @@
  *
  * Owns     a writer belongs to the caller until finish succeeds, detach or abort.
  * Threads  pieces may be written from several threads at once; finish, detach, abort alone.
- * Local    a preallocated `path` written in place with pwrite: the caller renames it when complete.
+ * Local    a preallocated `path` written in place with pwrite, in any number of parts: the caller
+ *          renames it when complete.
  * S3       one multipart upload: `part` (1..10000, ascending with offset) becomes the part number,
  *          every piece but the last is at least 5 MiB.
  */
@@ -26,8 +27,10 @@ plm_writer_write(struct plm_writer *writer, unsigned part, uint64_t offset, cons
 void plm_writer_set_direct(struct plm_writer *writer);
 /* finish: durable and visible at `path` (the parts of all processes included).
  * After PLM_OK the writer is gone, after an error it is the caller's to abort or detach.
+ * finish_scratch: the same for what need not outlive the machine's power: no sync of local files.
  * detach: closes this process's handle, the object stays unfinished. abort: removes it. */
 PLM_MUST_CHECK enum plm_code plm_writer_finish(struct plm_writer *writer, struct plm_err *err);
+PLM_MUST_CHECK enum plm_code plm_writer_finish_scratch(struct plm_writer *writer, struct plm_err *err);
 void plm_writer_detach(struct plm_writer *writer);
 void plm_writer_abort(struct plm_writer *writer);
 

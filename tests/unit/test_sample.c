@@ -243,6 +243,17 @@ static void test_choice(void **state)
     }
 }
 
+/* More slices, each a read of its own, than S3 lets an object have parts. */
+static void test_many_slices(void **state)
+{
+    struct table t;
+    (void)state;
+
+    table_make(400000, 0, 3, &t);
+    check(&t, 190000);
+    table_drop(&t);
+}
+
 static void test_tiny_tables(void **state)
 {
     (void)state;
@@ -418,6 +429,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_many_slices),
         cmocka_unit_test(test_tiny_tables),
         cmocka_unit_test(test_nothing_usable),
         cmocka_unit_test(test_seed_matters),
