@@ -274,9 +274,20 @@ static uint64_t fit_merge(const struct shape *s, uint64_t budget, struct plm_mem
     return beside + m->merge_bytes;
 }
 
+/* Would the page cache still have the column when it is read again? It has what the process does not take, and an
+ * eighth of that is for others. */
+static bool is_cached(const struct shape *s, uint64_t taken)
+{
+    const struct plm_plan *p = s->plan;
+    uint64_t left = s->source->ctx->memory_limit_bytes;
+
+    left = left > taken ? (left - taken) / 8 * 7 : 0;
+    return p->n_live <= left / (p->column.dim * plm_element_bytes(p->column.element));
+}
+
 /* FLAT on a local disk: rather than spilling a copy of the column, merging reads it again and puts
- * as much of the index together as there is room for. Otherwise gather_bytes is 0. Returns what merging
- * takes then, or `merge`. */
+ * as much of the index together as there is room for. Otherwise, and where each pass would read the table from
+ * its device, gather_bytes is 0. Returns what merging takes then, or `merge`. */
 static uint64_t fit_gather(const struct shape *s, uint64_t budget, uint64_t merge, struct plm_memory_plan *m)
 {
     const struct plm_plan *p = s->plan;
@@ -294,6 +305,8 @@ static uint64_t fit_gather(const struct shape *s, uint64_t budget, uint64_t merg
         return merge;
     room = budget > beside ? plm_min_u64(budget - beside, room) : 0;
     if (room < block || (whole / room >= GATHER_PASSES_MAX && !m->keeps_sample))
+        return merge;
+    if (room < whole && !m->keeps_sample && !is_cached(s, beside + room))
         return merge;
     m->gather_bytes = room == whole ? whole + block : room;
     return beside + room;

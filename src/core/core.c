@@ -165,7 +165,8 @@ enum plm_code plm_ctx_create(const struct plm_ctx_options *options, struct plm_c
     }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     ctx->threads = o.threads ? o.threads : online > 0 ? (unsigned)plm_min_u64((uint64_t)online, 1024) : 1;
-    ctx->memory_budget_bytes = o.memory_budget_bytes ? o.memory_budget_bytes : plm_memory_limit("") / 2;
+    ctx->memory_limit_bytes = plm_memory_limit("");
+    ctx->memory_budget_bytes = o.memory_budget_bytes ? o.memory_budget_bytes : ctx->memory_limit_bytes / 2;
     if (o.budget_is_of_process)
         ctx->memory_base_bytes = plm_resident_bytes();
     if (plm_spares_create(ctx, err) != PLM_OK) {

@@ -62,6 +62,7 @@ struct plm_faults {
 
 struct plm_ctx {
     unsigned threads;
+    uint64_t memory_limit_bytes; /* what the machine, or its cgroup, leaves to this process and the page cache */
     uint64_t memory_budget_bytes;
     uint64_t memory_base_bytes; /* of the budget: taken, though not charged (the process itself) */
     bool map_files; /* as in struct plm_ctx_options */

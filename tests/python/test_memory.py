@@ -3,6 +3,7 @@
 The peak is ru_maxrss as a small parent sees it (tests/tools/peak_rss.c): the kernel's own count, mapped pages
 included. Tables are small, so budgets are, too: what does not shrink with the table shows the sooner.
 """
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from lance.file import LanceFileReader
 from helpers import PILUM, ROOT, index_named, pilum
 
 PEAK_RSS = os.environ.get("PILUM_PEAK_RSS", str(ROOT / "build" / "tests" / "peak_rss"))
-SMALL_DISK = str(ROOT / "build" / "tests" / "small_disk.so")
+SMALL_MACHINE = str(ROOT / "build" / "tests" / "small_machine.so")
 MIB = 1 << 20
 TYPES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ")
 ELEMENTS = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
@@ -91,7 +92,7 @@ def test_smallest_budget_is_enough(tmp_path, kind):
     path = make_table(tmp_path / "t.lance", 40_000, 96)
     least = smallest(path, kind, "--num-partitions", 60)
     assert least < 48
-    status, stderr, _ = build(path, kind, least - 2, "--num-partitions", 60)
+    status, stderr, _ = build(path, kind, least - 3, "--num-partitions", 60)
     assert status == 1 and "smallest" in stderr
     check_build(path, kind, least, "--num-partitions", 60)
 
@@ -141,6 +142,32 @@ def test_projected_rows_beyond_the_budget(tmp_path):
     assert len(files[0]) == 2 and files[0] == files[1]
 
 
+def test_sample_of_many_slices_beyond_the_budget(tmp_path):
+    """A spilled sample of more than 10,000 pieces of the table, as many parts as an object on S3 may have."""
+    path = make_table(tmp_path / "t.lance", 400_000, 32)
+    least = smallest(path, "IVF_SQ", "--num-partitions", 742)
+    assert least * MIB < 742 * 256 * 32 * 4 + (20 << 20)
+    check_build(path, "IVF_SQ", least, "--num-partitions", 742)
+
+
+def test_a_table_beyond_the_page_cache_is_not_read_again(tmp_path):
+    """FLAT takes vectors from the table again while memory can hold it, and from runs where it cannot."""
+    column = 60_000 * 256 * 4
+    path, files, written = make_table(tmp_path / "t.lance", 60_000, 256), [], []
+    for memory in (1000, 64):
+        twin = shutil.copytree(path, tmp_path / f"{memory}.lance")
+        report = tmp_path / f"{memory}.json"
+        words = [PILUM, "create-index", twin, "--column", "vec", "--type", "IVF_FLAT", "--num-partitions", 20,
+                 "--memory-budget", "56MiB", "--verify", "none", "--progress", "none", "--report", report]
+        env = {**os.environ, "LD_PRELOAD": SMALL_MACHINE, "SMALL_MEMORY": str(memory)}
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, env=env)
+        assert done.returncode == 0, done.stderr
+        files.append(sorted((at.name, at.read_bytes()) for at in twin.rglob("*.idx")))
+        written.append(json.loads(report.read_text())["resources"]["bytes_written"])
+    assert written[1] - written[0] > 0.9 * column
+    assert len(files[0]) == 2 and files[0] == files[1]
+
+
 def test_many_partitions(tmp_path):
     path = make_table(tmp_path / "t.lance", 30_000, 16)
     least = smallest(path, "IVF_SQ", "--num-partitions", 8192)
@@ -185,7 +212,7 @@ def test_too_little_room_for_work(tmp_path):
     work.mkdir()
     words = [PILUM, "create-index", path, "--column", "vec", "--type", "IVF_SQ", "--num-partitions", 10,
              "--work-dir", work, "--progress", "none"]
-    env = {**os.environ, "LD_PRELOAD": SMALL_DISK, "SMALL_DISK": str(tmp_path)}
+    env = {**os.environ, "LD_PRELOAD": SMALL_MACHINE, "SMALL_DISK": str(tmp_path)}
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 1, done.stderr
     assert str(tmp_path) in done.stderr and "2097152 are free" in done.stderr, done.stderr
