@@ -221,7 +221,7 @@ enum plm_code plm_plan_index(struct plm_ctx *ctx, const struct plm_table_ref *ta
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_job_preview(ctx, table, options, &job, err));
-    PLM_TRY(plm_plan_report(&job.source, &job.plan, &job.estimate, options, plan_json, err));
+    PLM_TRY(plm_plan_report(&job.source, &job.plan, &job.estimate, plan_json, err));
 done:
     plm_job_close(&job);
     return rc;

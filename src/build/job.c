@@ -171,8 +171,8 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
     if (carry == PLM_CARRY_NOTHING)
         PLM_TRY(begin_plan(job, o, &carry, err));
     if (carry == PLM_CARRY_NOTHING && job->plan.asked_partitions > job->plan.num_partitions)
-        plm_warn(job->ctx, "%u partitions instead of %" PRIu64 ": the table has only %" PRIu64 " rows",
-                 job->plan.num_partitions, job->plan.asked_partitions, job->plan.n_live);
+        plm_warn(job->ctx, PLM_FEWER_PARTITIONS, job->plan.num_partitions, job->plan.num_partitions == 1 ? "" : "s",
+                 job->plan.asked_partitions, job->plan.n_live, job->plan.n_live == 1 ? "" : "s");
     job->resumed = carry != PLM_CARRY_NOTHING;
     *done = carry == PLM_CARRY_COMMITTED;
     estimate(job, o);

@@ -89,6 +89,9 @@ plm_plan_make(struct plm_source *source, const struct plm_build_options *options
 void plm_plan_reset(struct plm_plan *plan);
 /* An index that a page cache should not have to make room for: it is written, and its runs are, past the cache. */
 bool plm_plan_is_large(const struct plm_plan *plan);
+/* What a user is told of a number of partitions, its plural, the number asked for, the rows, their plural. */
+#define PLM_FEWER_PARTITIONS "%u partition%s instead of %" PRIu64 ": the table has only %" PRIu64 " row%s"
+
 /* memory.c: the process, what it may grow by uncharged, and what is charged now. */
 uint64_t plm_fixed_bytes(const struct plm_ctx *ctx, bool is_remote);
 /* A budget is refused with this size, in MiB: one more than `bytes`, for what the process itself takes differs a

@@ -178,23 +178,20 @@ enum plm_code plm_job_report(struct plm_job *job, char **json, struct plm_err *e
 }
 
 /* What a user should know before the build begins. */
-static json_t *notes_json(const struct plm_plan *p, const struct plm_build_options *o)
+static json_t *notes_json(const struct plm_plan *p)
 {
     json_t *notes = json_array();
-    (void)o;
+
     if (p->asked_partitions > p->num_partitions)
-        json_array_append_new(notes, json_sprintf("%u partitions instead of %llu: the table has only %llu rows",
-                                                  p->num_partitions, (unsigned long long)p->asked_partitions,
-                                                  (unsigned long long)p->n_live));
+        json_array_append_new(notes, json_sprintf(PLM_FEWER_PARTITIONS, p->num_partitions, p->num_partitions == 1 ? "" : "s",
+                                                  p->asked_partitions, p->n_live, p->n_live == 1 ? "" : "s"));
     uint64_t wanted;
     if (__builtin_mul_overflow(p->sample_rate, (uint64_t)p->num_partitions, &wanted))
         wanted = UINT64_MAX;
     if (wanted > p->n_live)
-        json_array_append_new(notes, json_sprintf("training uses all %llu rows; %llu partitions at sample rate %llu "
-                                                  "would take %llu",
-                                                  (unsigned long long)p->n_live,
-                                                  (unsigned long long)p->num_partitions,
-                                                  (unsigned long long)p->sample_rate, (unsigned long long)wanted));
+        json_array_append_new(notes, json_sprintf("training uses all rows, %" PRIu64 "; %u partition%s at sample rate %" PRIu64
+                                                  " would take %" PRIu64, p->n_live, p->num_partitions,
+                                                  p->num_partitions == 1 ? "" : "s", p->sample_rate, wanted));
     if (p->sample_rows * p->column.dim * sizeof(float) > p->memory.sample_bytes)
         json_array_append_new(notes, json_string("the training sample is spilled to disk: it exceeds the memory budget"));
     if (p->memory.encode_threads < p->ctx->threads)
@@ -204,8 +201,7 @@ static json_t *notes_json(const struct plm_plan *p, const struct plm_build_optio
 }
 
 enum plm_code plm_plan_report(const struct plm_source *source, const struct plm_plan *p,
-                              const struct plm_estimate *e, const struct plm_build_options *o, char **json,
-                              struct plm_err *err)
+                              const struct plm_estimate *e, char **json, struct plm_err *err)
 {
     json_t *index = index_json(p, p->num_partitions);
     if (index)
@@ -214,6 +210,6 @@ enum plm_code plm_plan_report(const struct plm_source *source, const struct plm_
                              estimate_json(source->ctx, e), "rows", "total", I(p->n_live + p->n_deleted), "live",
                              I(p->n_live), "deleted", I(p->n_deleted), "sample", I(p->sample_rows), "index", index,
                              "tasks", I(p->n_tasks), "fragments", I(source->n_fragments), "notes",
-                             notes_json(p, o));
+                             notes_json(p));
     return plm_json_string(root, json, err);
 }

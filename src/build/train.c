@@ -219,7 +219,7 @@ static enum plm_code begin_centroids(struct plm_job *job, uint64_t n_sample, str
     uint32_t k = (uint32_t)plm_min_u64(job->plan.num_partitions, n_sample);
 
     if (k < job->plan.num_partitions)
-        plm_warn(job->ctx, "%u partitions instead of %u: there are no more usable rows", k,
+        plm_warn(job->ctx, "%u partition%s instead of %u: there are no more usable rows", k, k == 1 ? "" : "s",
                  job->plan.num_partitions);
     plm_job_model_init(job, k);
     PLM_TRY(open_trainer(job, n_sample, k, &trainer, err));

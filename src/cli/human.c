@@ -241,7 +241,6 @@ static void print_partitions(FILE *to, const json_t *report)
     plm_print_histogram(to, plm_at(report, "partitions.sizes"));
 }
 
-/* "  train      12.3 s   estimated 10 s" */
 static void print_phases(FILE *to, const json_t *report)
 {
     static const char *const phases[] = {"plan",   "train",  "encode", "merge",
@@ -253,8 +252,6 @@ static void print_phases(FILE *to, const json_t *report)
     for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
         snprintf(actual, sizeof(actual), "seconds.%s", phases[i]);
         snprintf(planned, sizeof(planned), "plan.%s", phases[i]);
-        if (!plm_has_number(report, planned))
-            snprintf(planned, sizeof(planned), "plan.seconds.%s", phases[i]);
         fprintf(to, "  %-8s %12s %12s\n", phases[i],
                 plm_text_seconds(plm_number_at(report, actual)).s,
                 plm_has_number(report, planned)
@@ -269,8 +266,6 @@ static void print_resource(FILE *to, const json_t *report, const char *what, con
 
     snprintf(actual, sizeof(actual), "resources.%s", name);
     snprintf(planned, sizeof(planned), "plan.%s", name);
-    if (!plm_has_number(report, planned))
-        snprintf(planned, sizeof(planned), "plan.resources.%s", name);
     fprintf(to, "  %-8s %12s %12s\n", what, plm_text_bytes(plm_number_at(report, actual)).s,
             plm_has_number(report, planned) ? plm_text_bytes(plm_number_at(report, planned)).s
                                             : "-");

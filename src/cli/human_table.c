@@ -19,15 +19,11 @@ static void print_estimate(FILE *to, const json_t *root)
     fprintf(to, "%sestimate%s\n", plm_bold(to), plm_plain(to));
     for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
         snprintf(path, sizeof(path), "plan.%s", phases[i]);
-        if (!plm_has_number(root, path))
-            snprintf(path, sizeof(path), "plan.seconds.%s", phases[i]);
         if (plm_has_number(root, path))
             fprintf(to, "  %-8s %12s\n", phases[i], plm_text_seconds(plm_number_at(root, path)).s);
     }
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         snprintf(path, sizeof(path), "plan.%s", sizes[i].key);
-        if (!plm_has_number(root, path))
-            snprintf(path, sizeof(path), "plan.resources.%s", sizes[i].key);
         if (plm_has_number(root, path))
             fprintf(to, "  %-8s %12s\n", sizes[i].text,
                     plm_text_bytes(plm_number_at(root, path)).s);
@@ -106,8 +102,9 @@ bool plm_human_inspect(FILE *to, const char *json)
 
     if (!root)
         return false;
-    fprintf(to, "%s%s%s, version %.0f: %s in %s\n", plm_bold(to),
-            plm_string_at(root, "table"), plm_plain(to), plm_number_at(root, "version"),
+    bool is_main = !json_is_string(plm_at(root, "branch"));
+    fprintf(to, "%s%s%s%s%s, version %.0f: %s in %s\n", plm_bold(to), plm_string_at(root, "table"), plm_plain(to),
+            is_main ? "" : ", branch ", is_main ? "" : plm_string_at(root, "branch"), plm_number_at(root, "version"),
             plm_text_of(plm_number_at(root, "rows"), "row").s,
             plm_text_of(plm_number_at(root, "fragments"), "fragment").s);
     json_array_foreach (plm_at(root, "columns"), i, item)

@@ -41,7 +41,7 @@ enum plm_code plm_file_version_check(uint32_t major, uint32_t minor, struct plm_
         return PLM_OK;
     return plm_fail(err, PLM_UNSUPPORTED,
                     "data file version %" PRIu32 ".%" PRIu32
-                    " is not supported%s (2.0, 2.1 and 2.2 are)",
+                    " is not supported%s (2.0, 2.1 and 2.2 are; from Python, pilum has pylance read others)",
                     major, minor, major < 2 ? ": the legacy format" : "");
 }
 

@@ -643,7 +643,7 @@ static void judges_file_versions(void **state)
     for (uint32_t minor = 0; minor <= 2; minor++)
         assert_int_equal(plm_file_version_check(2, minor, &err), PLM_OK);
     assert_int_equal(plm_file_version_check(2, 3, &err), PLM_UNSUPPORTED);
-    assert_string_equal(err.message, "data file version 2.3 is not supported (2.0, 2.1 and 2.2 are)");
+    assert_non_null(strstr(err.message, "data file version 2.3 is not supported (2.0, 2.1 and 2.2 are;"));
     assert_int_equal(plm_file_version_check(0, 1, &err), PLM_UNSUPPORTED);
     assert_non_null(strstr(err.message, "0.1 is not supported: the legacy format"));
     assert_int_equal(plm_file_version_check(3, 0, &err), PLM_UNSUPPORTED);
