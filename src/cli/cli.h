@@ -87,7 +87,7 @@ struct plm_display {
     double last_line; /* seconds of this phase at the last plain line */
     int bar_columns;  /* what is on the terminal now */
     bool is_done;     /* the phase's last report said so; it may come again */
-    char record[240]; /* the plain line that says so */
+    char record[240]; /* the line that stays of it */
 };
 
 struct plm_cli {

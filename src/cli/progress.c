@@ -41,7 +41,7 @@ enum plm_code plm_display_begin(struct plm_display *display, const char *style,
 /* Makes room for other lines: an unfinished bar goes, what a phase came to stays. */
 static void settle(struct plm_display *d, bool keeps_bar)
 {
-    if (d->bar_columns && (keeps_bar || d->is_done))
+    if (d->bar_columns && keeps_bar && !d->is_done)
         fputc('\n', stderr);
     else if (d->bar_columns)
         fprintf(stderr, "\r%*s\r", d->bar_columns, "");
@@ -120,23 +120,35 @@ static void draw_bar(const struct plm_progress *p, int columns, char out[BAR_MAX
     strcpy(out + width, "] ");
 }
 
-static void show_bar(struct plm_display *d, const struct plm_progress *p)
+/* A line of the bar, cut to the terminal's width; `more` comes last. */
+static void make_line(const struct plm_progress *p, const char *more, char *out, size_t size)
 {
-    char facts[160], line[400], bar[BAR_MAX + 4];
+    char facts[160], bar[BAR_MAX + 4];
     int columns = terminal_columns() - 1;
 
-    if (columns > (int)sizeof(line) - 1)
-        columns = (int)sizeof(line) - 1;
     draw_bar(p, columns, bar);
     describe(p, facts, sizeof(facts));
-    snprintf(line, sizeof(line), "%-7s %s%3.0f%%  %s%s%s", p->phase, bar,
-             p->total ? 100.0 * (double)p->done / (double)p->total : 0.0, facts,
-             p->detail[0] ? "  " : "", p->detail);
-    line[columns] = '\0';
+    snprintf(out, size, "%-7s %s%3.0f%%  %s%s%s", p->phase, bar,
+             p->total ? 100.0 * (double)p->done / (double)p->total : 0.0, facts, *more ? "  " : "", more);
+    if ((size_t)columns < size)
+        out[columns] = '\0';
+}
+
+static void show_bar(struct plm_display *d, const struct plm_progress *p)
+{
+    char line[sizeof(d->record) - 1], took[24], more[32];
+
+    make_line(p, p->detail, line, sizeof(line));
     int n = (int)strlen(line);
     fprintf(stderr, "\r%s%*s", line, d->bar_columns > n ? d->bar_columns - n : 0, "");
     d->bar_columns = n;
     fflush(stderr);
+    d->record[0] = '\0';
+    if (!d->is_done)
+        return;
+    snprintf(more, sizeof(more), "in %s", duration(p->seconds, took));
+    make_line(p, more, line, sizeof(line));
+    snprintf(d->record, sizeof(d->record), "%s\n", line);
 }
 
 static void show_plain(struct plm_display *d, const struct plm_progress *p)
