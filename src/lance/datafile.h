@@ -67,6 +67,14 @@ struct plm_read_scratch {
     void *state; /* last chunk decoded, so that sequential reads decode each chunk once */
 };
 void plm_read_scratch_reset(struct plm_read_scratch *scratch);
+/* What scratch grows to, reading n rows at a time: more than nothing where pages are not plain arrays. */
+struct plm_read_needs {
+    uint64_t row_bytes, fixed_bytes;
+};
+uint64_t plm_read_scratch_bytes(const struct plm_read_needs *needs, uint64_t n_rows);
+/* Raises them to those of a checked column. */
+void plm_datafile_needs(const struct plm_datafile *file, uint32_t column, const struct plm_column_shape *shape,
+                        struct plm_read_needs *needs);
 
 /* Rows [first, first + n) of a checked column (PLM_BUG otherwise). values: n * items * bits/8
  * bytes, densely packed (64-byte aligned by the caller for speed, not needed). nulls: one byte a

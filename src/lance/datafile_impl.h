@@ -3,6 +3,7 @@
  * file_footer.c      the end of the file           page_read.c    rows of checked pages
  * file_descriptor.c  its own schema                miniblock.c    rows of MiniBlock pages
  * page_list.c        the pages of a column         page_expect.c  what is read soon
+ * page_scratch.c     memory of reads
  *
  * Threads  only plm_datafile_check_column() changes an open file; the rest may run side by side.
  */
@@ -91,6 +92,7 @@ PLM_MUST_CHECK enum plm_code
 plm_chunks_read(struct plm_datafile *file, const struct plm_page *page,
                 const struct plm_column_shape *shape, uint64_t first, size_t n, uint8_t *values,
                 uint8_t *nulls, struct plm_read_scratch *scratch, struct plm_err *err);
+size_t plm_chunks_state_bytes(void); /* of scratch->state, tables and chunks aside */
 void plm_chunks_state_free(struct plm_ctx *ctx, void *state);
 
 #endif

@@ -30,6 +30,8 @@ static void drop_table(struct plm_ctx *ctx, struct chunk_state *s)
     s->kept = NO_CHUNK;
 }
 
+size_t plm_chunks_state_bytes(void) { return sizeof(struct chunk_state); }
+
 void plm_chunks_state_free(struct plm_ctx *ctx, void *state)
 {
     struct chunk_state *s = state;

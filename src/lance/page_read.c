@@ -35,30 +35,6 @@ enum plm_code plm_queue_add(struct plm_datafile *file, struct plm_queue *queue, 
     return PLM_OK;
 }
 
-/* ---- scratch -------------------------------------------------------------------- */
-
-enum plm_code plm_scratch_room(struct plm_read_scratch *scratch, size_t n, struct plm_err *err)
-{
-    if (n <= scratch->cap)
-        return PLM_OK;
-    plm_free(scratch->ctx, scratch->bytes);
-    scratch->bytes = NULL;
-    scratch->cap = 0;
-    enum plm_code rc = plm_alloc(scratch->ctx, &scratch->bytes, n, 1, err);
-    if (rc == PLM_OK)
-        scratch->cap = n;
-    return rc;
-}
-
-void plm_read_scratch_reset(struct plm_read_scratch *scratch)
-{
-    if (!scratch->ctx)
-        return;
-    plm_chunks_state_free(scratch->ctx, scratch->state);
-    plm_free(scratch->ctx, scratch->bytes);
-    *scratch = (struct plm_read_scratch){.ctx = scratch->ctx};
-}
-
 /* ---- one page ------------------------------------------------------------------- */
 
 /* A piece of a read: rows [first, first + n) of one page. */

@@ -28,13 +28,15 @@ static size_t bytes_per_row(const struct plm_source *source)
 
 size_t plm_batch_rows(const struct plm_source *source, size_t bytes)
 {
-    size_t rows = bytes / bytes_per_row(source);
+    size_t rows = (size_t)(bytes / (bytes_per_row(source) + source->needs.row_bytes));
     return plm_max_size(1, rows > 2 * WINDOW_ROWS_MIN ? rows - WINDOW_ROWS_MIN : rows);
 }
 
 size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows)
 {
-    return (n_rows + WINDOW_ROWS_MIN) * bytes_per_row(source);
+    size_t cap = n_rows + WINDOW_ROWS_MIN;
+
+    return cap * bytes_per_row(source) + (size_t)plm_read_scratch_bytes(&source->needs, cap);
 }
 
 void plm_batch_reset(struct plm_batch *batch)

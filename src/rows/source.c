@@ -204,6 +204,7 @@ static enum plm_code choose_fragments(struct plm_source *source, const uint64_t 
 static enum plm_code open_source(struct plm_source s, const uint64_t *fragments, size_t n_fragments,
                                  struct plm_source *out, struct plm_err *err)
 {
+    struct plm_column_shape shape = column_shape(&s.column);
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(choose_fragments(&s, fragments, n_fragments, err));
@@ -216,6 +217,8 @@ static enum plm_code open_source(struct plm_source s, const uint64_t *fragments,
         s.n_live += f->n_live;
         s.n_deleted += f->n_rows - f->n_live;
         s.column_bytes += f->bytes_stored;
+        if (f->file)
+            plm_datafile_needs(f->file, f->column, &shape, &s.needs);
     }
     *out = s;
     s = (struct plm_source){.ctx = s.ctx};

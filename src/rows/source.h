@@ -28,6 +28,7 @@ struct plm_source {
     uint64_t n_live;      /* ordinals 0 .. n_live-1 */
     uint64_t n_deleted;
     uint64_t column_bytes; /* stored value bytes, for plans */
+    struct plm_read_needs needs; /* of any of its files */
     bool is_copy;
     struct plm_store *copy; /* borrowed; see plm_source_open_copy() */
     const struct plm_kept *kept; /* borrowed; see plm_source_keep() */

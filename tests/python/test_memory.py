@@ -168,6 +168,16 @@ def test_a_table_beyond_the_page_cache_is_not_read_again(tmp_path):
     assert len(files[0]) == 2 and files[0] == files[1]
 
 
+@pytest.mark.parametrize("dim", [8, 128])
+def test_budgets_above_the_smallest(tmp_path, dim):
+    """Each larger budget reads in larger pieces, of pages that are taken apart: chunks, and rows with nulls."""
+    path = make_table(tmp_path / "t.lance", 60_000, dim, nulls=True)
+    options = ("--num-partitions", 24, "--sample-rate", 64, "--max-iters", 2, "--replace")
+    least = smallest(path, "IVF_SQ", *options)
+    for more in (0, 2, 4, 5, 6, 8, 11):
+        check_build(path, "IVF_SQ", least + more, *options)
+
+
 def test_many_partitions(tmp_path):
     path = make_table(tmp_path / "t.lance", 30_000, 16)
     least = smallest(path, "IVF_SQ", "--num-partitions", 8192)

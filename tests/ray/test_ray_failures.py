@@ -184,8 +184,9 @@ def test_removed_node(originals, table, expected, tmp_path):
 
         at = At("train", remove)
         path = table("large")
-        report = build(path, "IVF_SQ", at, tmp_path, workers=3)
-        assert at.did and report["ray"]["workers_lost"] >= 1
+        report = build(path, "IVF_SQ", at, tmp_path, workers=3)["ray"]
+        assert at.did  # Ray may take longer to find that out than others take to do its worker's tasks
+        assert report["workers_lost"] + report["twins"] >= 1
         assert index_bytes(path) == expected("IVF_SQ")
         assert not spill[1].exists()
     finally:
