@@ -121,6 +121,11 @@ struct plm_table_ref {
     const char *const *storage_options; /* key, value, key, value, ..., NULL; or NULL */
 };
 
+/* The version that a tag of the table names, and its branch (NULL = main; plm_string_free()). PLM_NOT_FOUND: no such tag. */
+PLM_MUST_CHECK PLM_API enum plm_code
+plm_find_tag(struct plm_ctx *ctx, const struct plm_table_ref *table, const char *tag, uint64_t *version,
+             char **branch, struct plm_err *err);
+
 /* A matrix given by the caller: row-major, borrowed during the call. */
 struct plm_matrix_view {
     const void *data; /* NULL = none given */

@@ -145,22 +145,6 @@ done:
 
 /* ---- combining ----------------------------------------------------------------------------- */
 
-enum plm_code plm_searchers_begin(struct plm_search_job *job, size_t k, struct plm_err *err)
-{
-    enum plm_code rc = PLM_OK;
-
-    for (unsigned i = 0; i < job->ctx->threads; i++) {
-        struct plm_top *top = &job->searchers[i].top;
-        plm_free(job->ctx, top->distances);
-        plm_free(job->ctx, top->rowids);
-        *top = (struct plm_top){.k = k};
-        PLM_TRY(plm_alloc(job->ctx, &top->distances, k, sizeof(*top->distances), err));
-        PLM_TRY(plm_alloc(job->ctx, &top->rowids, k, sizeof(*top->rowids), err));
-    }
-done:
-    return rc;
-}
-
 static enum plm_code top_create(struct plm_ctx *ctx, size_t k, struct plm_top *top,
                                 struct plm_err *err)
 {
@@ -178,6 +162,19 @@ static void top_reset(struct plm_ctx *ctx, struct plm_top *top)
     plm_free(ctx, top->distances);
     plm_free(ctx, top->rowids);
     memset(top, 0, sizeof(*top));
+}
+
+/* Empties every searcher's heap and gives it room for k rows. */
+static enum plm_code begin_searchers(struct plm_search_job *job, size_t k, struct plm_err *err)
+{
+    enum plm_code rc = PLM_OK;
+
+    for (unsigned i = 0; i < job->ctx->threads; i++) {
+        top_reset(job->ctx, &job->searchers[i].top);
+        PLM_TRY(top_create(job->ctx, k, &job->searchers[i].top, err));
+    }
+done:
+    return rc;
 }
 
 /* Appends the best `k` of what the searchers hold to `all` (which has room), nearest first. */
@@ -247,11 +244,11 @@ static enum plm_code with_index(struct plm_search_job *job, size_t k, struct plm
         n_wanted = SIZE_MAX;
     n_wanted = (size_t)plm_min_u64(n_wanted, rows);
     PLM_TRY(top_create(job->ctx, n_wanted + k, all, err));
-    PLM_TRY(plm_searchers_begin(job, n_wanted, err));
+    PLM_TRY(begin_searchers(job, n_wanted, err));
     PLM_TRY(plm_search_index(job, err));
     PLM_TRY(gather(job, n_wanted, all, err));
     if (n_fragments) {
-        PLM_TRY(plm_searchers_begin(job, k, err));
+        PLM_TRY(begin_searchers(job, k, err));
         PLM_TRY(plm_search_exact(job, fragments, n_fragments, err));
         PLM_TRY(gather(job, k, all, err));
     }
@@ -268,7 +265,7 @@ static enum plm_code without_index(struct plm_search_job *job, size_t k, struct 
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(top_create(job->ctx, k, all, err));
-    PLM_TRY(plm_searchers_begin(job, k, err));
+    PLM_TRY(begin_searchers(job, k, err));
     PLM_TRY(plm_search_exact(job, NULL, 0, err));
     PLM_TRY(gather(job, k, all, err));
 done:

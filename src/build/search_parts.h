@@ -39,10 +39,6 @@ struct plm_search_job {
     uint32_t nprobes;                    /* most that a segment was probed for */
 };
 
-/* Empties every searcher's heap and gives it room for k rows. */
-PLM_MUST_CHECK enum plm_code
-plm_searchers_begin(struct plm_search_job *job, size_t k, struct plm_err *err);
-
 /* ---- search_index.c --------------------------------------------------------------- */
 
 /* Opens the segments and the set of rows they may return. */

@@ -18,7 +18,7 @@ struct plm_cli_list {
 
 /* Every option of every command; a command's tables say which it takes. */
 struct plm_cli_settings {
-    const char *table, *branch, *progress;
+    const char *table, *branch, *tag, *progress;
     struct plm_cli_list storage;
     bool help, json, verbose;
     uint64_t at_version, threads, memory_budget;
@@ -95,7 +95,7 @@ struct plm_cli {
     struct plm_cli_settings settings;
     struct plm_ctx *ctx;
     struct plm_table_ref table;
-    char **storage; /* key, value, ..., NULL; owned */
+    char **storage, *branch; /* key, value, ..., NULL; of the tag: owned */
     struct plm_display display;
 };
 

@@ -163,6 +163,8 @@ const struct plm_option plm_table_options[] = {
      .help = "branch of the table (default: main)"},
     {.name = "at-version", .kind = PLM_OPTION_COUNT, .at = AT(at_version), .value = "N", .min = 1,
      .max = UINT64_MAX, .help = "version of the table (default: latest)"},
+    {.name = "tag", .kind = PLM_OPTION_TEXT, .at = AT(tag), .value = "NAME",
+     .help = "the version that this tag of the table names"},
     {.name = "storage-option", .kind = PLM_OPTION_LIST, .at = AT(storage), .value = "KEY=VALUE",
      .help = "as Lance takes them; KEY=@FILE reads the value from a file; repeatable"},
     {.name = "threads", .kind = PLM_OPTION_COUNT, .at = AT(threads), .value = "N", .min = 1,
@@ -197,6 +199,20 @@ static struct plm_cli_settings default_settings(void)
     };
 }
 
+/* The version and branch that --tag names. */
+static enum plm_code follow_tag(struct plm_cli *cli, struct plm_err *err)
+{
+    const struct plm_cli_settings *s = &cli->settings;
+
+    if (!s->tag)
+        return PLM_OK;
+    if (s->branch || s->at_version)
+        return plm_cli_fail(err, PLM_ARG, "--tag says which version, so --branch and --at-version cannot");
+    enum plm_code rc = plm_find_tag(cli->ctx, &cli->table, s->tag, &cli->table.version, &cli->branch, err);
+    cli->table.branch = cli->branch;
+    return rc;
+}
+
 enum plm_code plm_cli_open(struct plm_cli *cli, struct plm_err *err)
 {
     const struct plm_cli_settings *s = &cli->settings;
@@ -219,9 +235,10 @@ enum plm_code plm_cli_open(struct plm_cli *cli, struct plm_err *err)
     options.budget_is_of_process = true;
     options.map_files = true; /* see on_lost_page() */
     rc = plm_ctx_create(&options, &cli->ctx, err);
-    if (rc == PLM_OK)
-        running = cli->ctx;
-    return rc;
+    if (rc != PLM_OK)
+        return rc;
+    running = cli->ctx;
+    return follow_tag(cli, err);
 }
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -282,6 +299,7 @@ static int run(const struct plm_command *command, int argc, char **argv)
     running = NULL;
     plm_ctx_destroy(cli.ctx);
     plm_storage_reset(cli.storage);
+    plm_string_free(cli.branch);
     free(cli.settings.storage.items);
     return rc == PLM_OK ? 0 : complain(&err, rc);
 }

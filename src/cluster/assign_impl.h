@@ -39,9 +39,6 @@ struct plm_assigner {
 /* ---- assign_pack.c: centroids into panels ------------------------------------------ */
 
 PLM_MUST_CHECK enum plm_code plm_assigner_pack(struct plm_assigner *assigner, struct plm_err *err);
-/* The rows in the assigner's frame: `rows` themselves when the frame is the identity. */
-const float *plm_assigner_frame(const struct plm_assigner *assigner, const float *rows, size_t n,
-                                float *scratch);
 
 /* ---- assign_exact.c: error bounds and float64 decisions ------------------------------ */
 

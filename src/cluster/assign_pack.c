@@ -85,8 +85,8 @@ static float choose_scale(double norm_max)
     return ldexpf(1, exponent < -126 ? 126 : exponent > 100 ? -100 : -exponent);
 }
 
-const float *plm_assigner_frame(const struct plm_assigner *assigner, const float *rows, size_t n,
-                                float *scratch)
+/* The rows in the assigner's frame: `rows` themselves when the frame is the identity. */
+static const float *in_frame(const struct plm_assigner *assigner, const float *rows, size_t n, float *scratch)
 {
     const float *origin = assigner->origin;
     const float scale = assigner->scale;
@@ -137,7 +137,7 @@ static void pack_panels(struct plm_assigner *assigner, float *scratch)
     size_t n_places = assigner->n_panels * PLM_PANEL;
 
     for (size_t j = 0; j < assigner->n_packed; j++) {
-        const float *b = plm_assigner_frame(assigner, centroid_at(assigner, j), 1, scratch);
+        const float *b = in_frame(assigner, centroid_at(assigner, j), 1, scratch);
 
         pack_centroid(assigner, j, b);
         assigner->norm_max = fmax(assigner->norm_max, assigner->norms[j]);

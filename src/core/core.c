@@ -105,7 +105,7 @@ enum plm_code plm_wrap(struct plm_err *err, enum plm_code code, const char *fmt,
     char prefix[400];
     va_list ap;
 
-    if (!err)
+    if (!err || code == PLM_CANCELLED) /* where an interrupt met the work says nothing */
         return code;
     va_start(ap, fmt);
     vsnprintf(prefix, sizeof prefix - 2, fmt, ap);

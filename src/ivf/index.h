@@ -82,13 +82,6 @@ plm_segment_open_all(struct plm_store *store, const char *dir, const uint64_t si
                      struct plm_segment *out, struct plm_err *err);
 void plm_segment_close(struct plm_segment *segment);
 
-/* Rows of one partition: row ids [n] and codes. Codes come as stored for FLAT (element type)
- * and SQ; PQ always row-major [n][code_bytes]. first/n select rows inside the partition. */
-PLM_MUST_CHECK enum plm_code
-plm_segment_read(struct plm_segment *segment, uint32_t partition, uint64_t first, size_t n,
-                 uint64_t *rowids, void *codes, struct plm_read_scratch *scratch,
-                 struct plm_err *err);
-
 /* ---- searching ------------------------------------------------------------------ */
 
 /* The nprobes partitions nearest to a query (already normalized for cosine), nearest first.

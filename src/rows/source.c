@@ -59,7 +59,8 @@ uint64_t plm_source_select(const struct plm_source_fragment *f, uint64_t rank)
     return row;
 }
 
-uint64_t plm_source_rank(const struct plm_source_fragment *f, uint64_t row)
+/* How many live rows are before this one. */
+static uint64_t rank_of(const struct plm_source_fragment *f, uint64_t row)
 {
     if (!f->live_before)
         return row;
@@ -278,7 +279,7 @@ enum plm_code plm_source_find(struct plm_source *source, uint64_t rowid, uint64_
                 row++;
         }
         if (row < f->n_rows && !plm_row_is_deleted(&f->map, row)) {
-            *ordinal = f->first_ordinal + plm_source_rank(f, row);
+            *ordinal = f->first_ordinal + rank_of(f, row);
             return PLM_OK;
         }
     }

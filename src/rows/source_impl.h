@@ -21,8 +21,7 @@ struct plm_source_fragment {
     uint64_t bytes_stored;
 };
 
-/* Physical row of the live row number `rank` of a fragment (rank < n_live), and back. */
+/* Physical row of the live row number `rank` of a fragment (rank < n_live). */
 uint64_t plm_source_select(const struct plm_source_fragment *f, uint64_t rank);
-uint64_t plm_source_rank(const struct plm_source_fragment *f, uint64_t row);
 
 #endif

@@ -24,9 +24,6 @@ static inline struct plm_s3 *plm_s3_of(struct plm_store *store)
 /* prefix + '/' + path into request->key. PLM_ARG above 1024 bytes. */
 PLM_MUST_CHECK enum plm_code plm_s3_key(const struct plm_s3 *s3, const char *path,
                                         struct plm_s3_request *request, struct plm_err *err);
-/* Server-side copy of an object up to 5 GiB, all or nothing. */
-PLM_MUST_CHECK enum plm_code plm_s3_copy(struct plm_store *store, const char *from, const char *to,
-                                         struct plm_err *err);
 
 /* ---- calls, as struct plm_store_ops says ---------------------------------------------- */
 

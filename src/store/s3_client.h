@@ -46,7 +46,6 @@ struct plm_s3_request {
     bool error_in_200;       /* a 200 may carry an <Error> body in `into` */
     bool slow_answer;        /* the server may think for minutes */
     bool is_list;            /* for the counters */
-    const char *copy_source; /* encoded */
     const char *if_match;    /* or NULL */
     /* GET: a part of an object whose size is known, or all of it */
     bool ranged;

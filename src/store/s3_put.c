@@ -155,30 +155,4 @@ enum plm_code plm_s3_put(struct plm_store *store, const char *path, const void *
     return rc ? rc : put_request(s3, path, bytes, n, if_absent, &q, err);
 }
 
-enum plm_code plm_s3_copy(struct plm_store *store, const char *from, const char *to,
-                          struct plm_err *err)
-{
-    struct plm_s3 *s3 = plm_s3_of(store);
-    enum plm_code rc = PLM_OK;
-    struct plm_buf xml, source;
-    struct plm_s3_request q = {.method = "PUT", .error_in_200 = true, .slow_answer = true,
-                               .into = &xml};
-
-    plm_buf_init(&xml, store->ctx, 64 << 10);
-    plm_buf_init(&source, store->ctx, 8 << 10);
-    PLM_TRY(plm_s3_key(s3, from, &q, err));
-    PLM_TRY(plm_buf_add(&source, "/", 1, err));
-    PLM_TRY(plm_s3_encode(&source, s3->client.config.bucket, false, err));
-    PLM_TRY(plm_buf_add(&source, "/", 1, err));
-    PLM_TRY(plm_s3_encode(&source, q.key, true, err));
-    PLM_TRY(plm_buf_add(&source, "", 1, err));
-    q.copy_source = (const char *)source.data;
-    PLM_TRY(plm_s3_key(s3, to, &q, err));
-    PLM_TRY(plm_s3_one(&s3->client, &q, err));
-done:
-    plm_buf_reset(&xml);
-    plm_buf_reset(&source);
-    return rc;
-}
-
 #endif

@@ -162,8 +162,7 @@ done:
     return rc;
 }
 
-enum plm_code plm_s3_canonical(struct plm_buf *out, const struct plm_s3_signing *what,
-                               struct plm_err *err)
+static enum plm_code add_canonical(struct plm_buf *out, const struct plm_s3_signing *what, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
     struct plm_s3_pair sorted[PLM_S3_PAIRS_MAX];
@@ -253,7 +252,7 @@ static enum plm_code add_string_to_sign(struct plm_buf *out, const struct plm_s3
     char hex[65];
 
     plm_buf_init(&canonical, out->ctx, out->max_bytes);
-    PLM_TRY(plm_s3_canonical(&canonical, what, err));
+    PLM_TRY(add_canonical(&canonical, what, err));
     PLM_TRY(plm_s3_sha256(canonical.data, canonical.len, digest, err));
     plm_s3_hex(digest, 32, hex);
     PLM_TRY(add_line(out, "AWS4-HMAC-SHA256\n", what->date, err));

@@ -42,9 +42,6 @@ plm_s3_encode(struct plm_buf *out, const char *text, bool keep_slash, struct plm
 /* Appends name=value&..., encoded and in canonical order; the same text serves in the URL. */
 PLM_MUST_CHECK enum plm_code
 plm_s3_query(struct plm_buf *out, const struct plm_s3_pair *query, size_t n, struct plm_err *err);
-/* Appends the canonical request (for tests and for the signature). */
-PLM_MUST_CHECK enum plm_code
-plm_s3_canonical(struct plm_buf *out, const struct plm_s3_signing *what, struct plm_err *err);
 /* Appends the value of the Authorization header and a NUL. */
 PLM_MUST_CHECK enum plm_code
 plm_s3_authorization(struct plm_buf *out, const struct plm_s3_signing *what, const char *key_id,

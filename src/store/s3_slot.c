@@ -104,8 +104,6 @@ static enum plm_code add_headers(struct plm_s3_slot *slot, struct plm_err *err)
     add_range(slot);
     if (q->if_absent)
         add_header(slot, "if-none-match", "*");
-    if (q->copy_source)
-        add_header(slot, "x-amz-copy-source", q->copy_source);
 done:
     return rc;
 }

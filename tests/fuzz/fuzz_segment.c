@@ -14,15 +14,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void read_partition(struct plm_segment *s, uint32_t p)
 {
     static uint64_t rowids[ROWS_MAX];
-    static uint8_t codes[BYTES_MAX];
+    static uint8_t codes[BYTES_MAX], spare[ROWS_MAX + 2 * BYTES_MAX];
     struct plm_read_scratch scratch = {.ctx = s->ctx};
     size_t width = plm_model_code_bytes(&s->model), n = s->lengths[p];
     struct plm_err err;
 
     n = plm_min_size(n, plm_min_size(ROWS_MAX, BYTES_MAX / width));
-    (void)!plm_segment_read(s, p, 0, n, rowids, codes, &scratch, &err);
+    (void)!plm_segment_read_stored(s, p, 0, n, rowids, codes, spare, &scratch, &err);
     if (n > 1)
-        (void)!plm_segment_read(s, p, s->lengths[p] - 1, 1, rowids, codes, &scratch, &err);
+        (void)!plm_segment_read_stored(s, p, s->lengths[p] - 1, 1, rowids, codes, spare, &scratch, &err);
     plm_read_scratch_reset(&scratch);
 }
 

@@ -547,6 +547,24 @@ def test_file_uri_and_relative_path(table, tmp_path):
     pilum_ok(*build_words("t.lance"), cwd=tmp_path)
 
 
+def test_tags(tmp_path):
+    """A tag names a version, of a branch, too; what it names is not said twice."""
+    path = tmp_path / "t.lance"
+    dataset = write(path, make_vectors(300, DIM))
+    dataset.tags.create("first", 1)
+    lance.write_dataset(table_of(make_vectors(50, DIM), first_id=300), str(path), mode="append")
+    assert pilum_ok("inspect", path, "--tag", "first", "--json").json["rows"] == 300
+    built = pilum_ok(*build_words(path, type="IVF_FLAT", tag="first", **{"num-sub-vectors": None}), "--json").json
+    assert (built["version_read"], built["version_committed"], built["rows"]["indexed"]) == (1, 3, 300)
+    branch = lance.dataset(str(path)).create_branch("dev")
+    branch.tags.create("ours", ("dev", None))
+    seen = pilum_ok("inspect", path, "--tag", "ours", "--json").json
+    assert (seen["branch"], seen["rows"]) == ("dev", 350)
+    assert_refused(pilum("inspect", path, "--tag", "none"), 1, "has no tag 'none'")
+    assert_refused(pilum("inspect", path, "--tag", "../x"), 2, "no tag name")
+    assert_refused(pilum("inspect", path, "--tag", "first", "--at-version", 1), 2, "--at-version")
+
+
 def test_appended_rows_count_for_a_later_build(table):
     create_index(table, "vec", "FLAT", partitions=4)
     lance.write_dataset(table_of(make_vectors(50, DIM, 2), first_id=9_000), str(table), mode="append")

@@ -194,13 +194,6 @@ def test_get_has_a_ceiling(s3):
     assert reply["code"] == "LIMIT" and "10000" in reply["message"]
 
 
-def test_copy(s3):
-    s3.put("from a", b"abc")
-    s3.ok("copy", "from a", "to+b")
-    assert s3.got("to+b") == b"abc"
-    assert s3("copy", "none", "to")["code"] == "NOT_FOUND"
-
-
 # ---- who we are ------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "ivf/ivf_format.h"
 #include "rows/half.h"
 #include "support/mem_store.h"
 
@@ -135,4 +136,23 @@ void small_index_write(const struct small_index *x, struct plm_store *store, con
     free(codes);
     plm_buf_reset(&tail);
     plm_buf_reset(&head);
+}
+
+enum plm_code small_index_read(struct plm_segment *segment, uint32_t partition, uint64_t first, size_t n,
+                               uint64_t *rowids, uint8_t *codes, struct plm_err *err)
+{
+    size_t width = plm_model_code_bytes(&segment->model);
+    struct plm_read_scratch scratch = {.ctx = segment->ctx};
+    uint8_t *stored = malloc(n * width + 1), *spare = malloc(n + 2 * width);
+
+    if (!stored || !spare)
+        abort();
+    enum plm_code rc = plm_segment_read_stored(segment, partition, first, n, rowids, stored, spare, &scratch, err);
+    for (size_t i = 0; rc == PLM_OK && i < n; i++)
+        for (size_t j = 0; j < width; j++)
+            codes[i * width + j] = stored[segment->pq_transposed ? j * n + i : i * width + j];
+    plm_read_scratch_reset(&scratch);
+    free(spare);
+    free(stored);
+    return rc;
 }

@@ -29,6 +29,9 @@ void small_index_reset(struct small_index *index);
 /* Writes dir/index.idx and dir/auxiliary.idx. */
 void small_index_write(const struct small_index *index, struct plm_store *store, const char *dir,
                        uint32_t minor);
+/* Rows [first, first + n) of a partition of an open segment, codes row by row however the file has them. */
+enum plm_code small_index_read(struct plm_segment *segment, uint32_t partition, uint64_t first, size_t n,
+                               uint64_t *rowids, uint8_t *codes, struct plm_err *err);
 /* A repeatable number in [-1, 1). */
 float small_number(uint64_t seed, uint64_t i);
 

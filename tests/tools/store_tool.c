@@ -7,9 +7,7 @@
  */
 #include "core/core.h"
 #include "store/store.h"
-#ifdef PLM_WITH_S3
-#include "store/s3.h"
-#endif
+#include "store/writer.h"
 
 #include <jansson.h>
 #include <signal.h>
@@ -240,7 +238,7 @@ static enum plm_code run(struct tool *t, const char *what, struct plm_err *err)
         const char *name;
         int n_args;
     } commands[] = {{"get", 2}, {"put", 2}, {"putifabsent", 2}, {"read", 4}, {"size", 1},
-                    {"list", 1}, {"delete", 1}, {"deletetree", 1}, {"rename", 2}, {"copy", 2},
+                    {"list", 1}, {"delete", 1}, {"deletetree", 1}, {"rename", 2},
                     {"multipart", 4}, {"mp-start", 2}, {"mp-part", 6}, {"mp-finish", 3},
                     {"mp-abort", 3}, {"puts", 2}};
 
@@ -265,10 +263,6 @@ static enum plm_code run(struct tool *t, const char *what, struct plm_err *err)
         return plm_store_delete_tree(t->store, t->args[0], err);
     if (strcmp(what, "rename") == 0)
         return plm_store_rename(t->store, t->args[0], t->args[1], err);
-#ifdef PLM_WITH_S3
-    if (strcmp(what, "copy") == 0)
-        return plm_s3_copy(t->store, t->args[0], t->args[1], err);
-#endif
     if (strcmp(what, "multipart") == 0)
         return do_multipart(t, err);
     if (strncmp(what, "mp-", 3) == 0)

@@ -99,14 +99,12 @@ static void read_and_compare(struct bench *b, const struct small_index *x, struc
                              uint32_t p, uint64_t first, size_t n)
 {
     size_t width = plm_model_code_bytes(&x->model);
-    struct plm_read_scratch scratch = {.ctx = b->ctx};
     uint64_t *rowids = malloc(n * 8 + 8);
     uint8_t *codes = malloc(n * width + 1);
 
-    assert_int_equal(plm_segment_read(s, p, first, n, rowids, codes, &scratch, &b->err), PLM_OK);
+    assert_int_equal(small_index_read(s, p, first, n, rowids, codes, &b->err), PLM_OK);
     assert_memory_equal(rowids, x->rowids + x->starts[p] + first, n * 8);
     assert_memory_equal(codes, x->codes + (x->starts[p] + first) * width, n * width);
-    plm_read_scratch_reset(&scratch);
     free(codes);
     free(rowids);
 }
@@ -187,25 +185,6 @@ static void several_blocks_round_trip(void **state)
     read_and_compare(b, &x, &s, 2, 0, x.lengths[2]);
     read_and_compare(b, &x, &s, 2, 1000000, 4711);
     read_lines_and_compare(b, &x, &s, 2, 654321, 99999);
-    plm_segment_close(&s);
-    small_index_reset(&x);
-}
-
-static void reading_past_a_partition_is_refused(void **state)
-{
-    struct bench *b = *state;
-    struct plm_read_scratch scratch = {.ctx = b->ctx};
-    struct small_index x;
-    struct plm_segment s;
-    uint64_t rowid;
-
-    small_index_make(b->ctx, PLM_SQ, PLM_L2, PLM_F32, 8, 1, &x);
-    small_index_write(&x, b->store, "d", 2);
-    assert_int_equal(plm_segment_open_dir(b->store, "d", &s, &b->err), PLM_OK);
-    assert_int_equal(plm_segment_read(&s, 5, 0, 1, &rowid, NULL, &scratch, &b->err), PLM_BUG);
-    assert_int_equal(plm_segment_read(&s, 0, 3, 1, &rowid, NULL, &scratch, &b->err), PLM_BUG);
-    assert_int_equal(plm_segment_read(&s, 0, UINT64_MAX, 2, &rowid, NULL, &scratch, &b->err), PLM_BUG);
-    plm_read_scratch_reset(&scratch);
     plm_segment_close(&s);
     small_index_reset(&x);
 }
@@ -452,7 +431,6 @@ int main(void)
         cmocka_unit_test(layout_covers_all_rows),
         cmocka_unit_test_setup_teardown(every_kind_round_trips, set_up, tear_down),
         cmocka_unit_test_setup_teardown(several_blocks_round_trip, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(reading_past_a_partition_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_lengths_are_a_bug, set_up, tear_down),
         cmocka_unit_test_setup_teardown(kinds_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(storage_metadata_is_checked, set_up, tear_down),
