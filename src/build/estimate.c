@@ -30,8 +30,6 @@
 #define CHECK_ROWS_MIN 32
 #define CHECK_ROWS_MAX 1024
 #define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
-#define CHECK_READS 262144 /* bytes of the index read for a row that is looked for */
-#define CHECK_SMALL_READS 80 /* slices of the table, tails and ids of the index */
 #define CURVE_BYTES 2e9  /* the recall curve ends where more would be scanned */
 #define CURVE_SHARE 16   /* measured at first up to one partition in so many */
 #define CURVE_ENOUGH 64  /* partitions probed: where the curve is seldom measured further */
@@ -330,73 +328,17 @@ static void estimate_verify(const struct work *w, double *terms)
     terms[PLM_TERM_TABLES] = exactly(w, passes * PLM_PROBE_QUERIES * 2 * w->codewords * w->d);
 }
 
-/* ---- bytes and requests ----------------------------------------------------------------------- */
-
-/* The column once for the sample's share and once for all rows that are not kept from it; runs written
- * and read back, or, where they hold no codes, the column once more; what the check reads of the index.
- * The model lies in the job and in the index. */
-static void estimate_bytes(const struct work *w, struct plm_estimate *out)
-{
-    double codes = w->n * w->code, model = (w->k + w->codewords) * w->d * 4, spilled = 0;
-    bool again = is_gathered(w);
-    double runs = again ? w->n * 12 : codes;
-
-    if (w->sample * w->d * 4 > (double)w->plan->memory.sample_bytes)
-        spilled = w->sample * w->d * 4;
-    /* each group of sub-vectors reads a spilled sample again */
-    double groups = w->codewords > 0 && w->plan->codebook_xxh3 == 0 ? ceil((double)w->plan->num_sub_vectors / (double)w->plan->memory.pq_group) : 0;
-    double projected = w->plan->memory.spills_projected ? w->sample * w->projected * 4 : 0;
-    double seen = w->n * (8 + (w->plan->quantizer == PLM_FLAT ? 8 : w->code)) + fmin(codes, CHECK_ROWS_MAX * (double)CHECK_READS);
-
-    if (w->verifies_all)
-        seen = w->column_bytes + w->n * 8 + codes + w->n * (w->plan->quantizer == PLM_FLAT ? 8 : w->code);
-    out->bytes_read = (uint64_t)(w->column_bytes * (share_read(w) * (1 + again) + w->sample / w->n) + runs + w->verifies * seen +
-                                 spilled * (LLOYD_ROUNDS + 2 + groups) + projected * (2 * LEVEL_ROUNDS + LLOYD_ROUNDS + 1));
-    out->bytes_written = (uint64_t)(runs + codes + 2 * model + PLM_PROBE_QUERIES * w->d * 4 + spilled + projected);
-}
-
-/* Reads and writes of merging: each group of blocks takes two slices of every run, or stretches of rows
- * of the table. */
-static void estimate_merge_requests(const struct plm_plan *p, struct plm_estimate *out)
-{
-    struct plm_layout l = plm_layout_of(p->n_live, plm_plan_code_bytes(p));
-    uint64_t whole = plm_layout_end(&l), each = p->memory.gather_bytes ? p->memory.gather_bytes : p->memory.merge_bytes;
-    uint64_t groups = whole / plm_max_u64(1, each) + 1;
-
-    if (!p->memory.gather_bytes)
-        out->get += 2 * groups * p->n_tasks + whole / plm_max_u64(1, p->memory.slice_bytes);
-    else
-        out->get += groups * p->n_tasks +
-                    (p->memory.keeps_sample ? 0 : groups > 1 ? p->n_live - p->n_live / groups : whole >> 20);
-    out->put += l.n_blocks;
-}
-
-/* As local I/O counts them: footers, batches, runs and their slices. */
-static void estimate_requests(const struct plm_source *source, const struct plm_plan *p, struct plm_estimate *out)
-{
-    uint64_t batches = p->n_live / p->memory.batch_rows + p->n_tasks;
-    /* Slices next to each other are read at once: those with none behind them are a stretch. */
-    double missed = 1 - (double)p->sample_rows / (double)p->n_live;
-    uint64_t stretches = (uint64_t)((double)(p->sample_rows / PLM_SLICE_ROWS) * missed) + source->n_fragments;
-
-    uint64_t checks = p->n_live * plm_plan_code_bytes(p) / CHECK_READS + CHECK_SMALL_READS;
-    if (p->memory.keeps_sample)
-        batches = (uint64_t)((double)batches * missed);
-    out->get = 3 + 2 * source->n_fragments + batches + stretches + p->n_tasks +
-               plm_min_u64(CHECK_ROWS_MAX, checks);
-    out->put = p->n_tasks + 2 * p->n_segments + 6;
-    out->list = 4;
-    estimate_merge_requests(p, out);
-}
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p, const struct plm_rates *rates,
                        const char *verify, double seconds_so_far, struct plm_estimate *out)
 {
     struct work w = work_of(p, rates, verify, source->ctx->threads);
-    struct plm_estimate e = {.plan = seconds_so_far, .peak_rss_bytes = p->memory.expected_bytes, .rates = *rates};
+    struct plm_estimate e = {.plan = seconds_so_far, .rates = *rates};
     double *const phases[] = {&e.train, &e.encode, &e.merge, &e.verify, &e.commit};
     static const char *const names[] = {"train", "encode", "merge", "verify", "commit"};
 
+    e.peak_rss_bytes = w.projected < w.d ? p->memory.expected_with_axes_bytes : p->memory.expected_bytes;
     estimate_train(&w, e.terms);
     estimate_encode(&w, e.terms);
     estimate_merge(&w, e.terms);
@@ -410,9 +352,9 @@ void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p
                 *phases[i] += e.terms[t];
         e.total += e.terms[t];
     }
-    estimate_bytes(&w, &e);
-    estimate_requests(source, p, &e);
-    if (!plm_store_is_local(source->manifest->store))
+    if (plm_store_is_local(source->manifest->store))
+        plm_estimate_local(source, p, w.projected, w.verifies, &e);
+    else
         plm_estimate_remote(source, p, w.verifies, &e);
     *out = e;
 }

@@ -183,11 +183,11 @@ static uint64_t codebook_bytes(const struct shape *s, unsigned threads, size_t g
 enum spill { NOTHING, SAMPLE, SAMPLE_AND_PROJECTED, N_SPILLS };
 
 /* Training beside the rows of the sample. */
-static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group, enum spill spill)
+static uint64_t train_bytes(const struct shape *s, unsigned threads, size_t pq_group, enum spill spill, bool has_axes)
 {
     const struct plm_plan *p = s->plan;
     struct plm_train_shape shape = {kept_rows(p), p->column.dim, p->num_partitions, threads,
-                                    spill == SAMPLE_AND_PROJECTED};
+                                    spill == SAMPLE_AND_PROJECTED, has_axes};
     bool spilled = spill != NOTHING;
     uint32_t dim = p->column.dim;
     uint64_t slices = kept_rows(p) / PLM_SLICE_ROWS + 66, rowids = kept_rows(p) * sizeof(uint64_t);
@@ -344,7 +344,7 @@ static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_mem
     for (unsigned threads = p->ctx->threads; threads >= fewest; threads /= 2)
         for (int spill = NOTHING; spill < N_SPILLS; spill++)
             for (size_t group = plm_min_size(whole, 16); group >= 1; group /= 2) {
-                uint64_t bytes = train_bytes(s, threads, group, (enum spill)spill) + (spill ? 0 : kept);
+                uint64_t bytes = train_bytes(s, threads, group, (enum spill)spill, false) + (spill ? 0 : kept);
                 if (bytes >= least)
                     continue;
                 least = bytes;
@@ -356,6 +356,14 @@ static uint64_t fit_train(const struct shape *s, uint64_t budget, struct plm_mem
                     return bytes;
             }
     return least;
+}
+
+/* What training takes as it was fitted, with the axes it begins with. */
+static uint64_t train_with_axes(const struct shape *s, const struct plm_memory_plan *m)
+{
+    enum spill spill = m->spills_projected ? SAMPLE_AND_PROJECTED : m->sample_bytes > 0 ? NOTHING : SAMPLE;
+
+    return train_bytes(s, m->train_threads, m->pq_group, spill, true) + m->sample_bytes;
 }
 
 /* Enough tasks that all threads and workers end at about the same time. Runs are no shorter than
@@ -437,7 +445,9 @@ enum plm_code plm_plan_memory(const struct plm_source *source, struct plm_plan *
                      plm_source_may_be_viewed(source);
     merge = beside + fit_gather(&s, budget - beside, merge, &m);
     encode += kept;
-    m.expected_bytes = plm_max_u64(plm_max_u64(encode, merge), plm_max_u64(train, verify_bytes(&s)));
+    uint64_t others = plm_max_u64(plm_max_u64(encode, merge), verify_bytes(&s));
+    m.expected_bytes = plm_max_u64(others, train);
+    m.expected_with_axes_bytes = plm_max_u64(others, train_with_axes(&s, &m));
     p->memory = m;
     return PLM_OK;
 }

@@ -42,7 +42,8 @@ struct plm_memory_plan {
     size_t slice_bytes;        /* of a run that a merging thread reads at once */
     uint64_t gather_bytes;     /* of index put together at once from the table; 0: runs carry codes */
     size_t pq_group;           /* sub-vectors trained between two checkpoints */
-    uint64_t expected_bytes;   /* estimated peak */
+    uint64_t expected_bytes;   /* estimated peak, */
+    uint64_t expected_with_axes_bytes; /* and when training does not give up the axes: as much or less */
 };
 
 /* Everything that was decided before the first row is read. */

@@ -33,7 +33,10 @@ uint32_t plm_plan_code_bytes(const struct plm_plan *p);
 /* Bytes that a remote store may keep of what it fetched ahead: the room that the plan leaves, up to
  * what reads of up to 16 MiB need. */
 uint64_t plm_plan_keep_bytes(const struct plm_plan *p);
-/* estimate_remote.c: the requests that a build makes of remote storage, and the bytes they move. */
+/* estimate_local.c, estimate_remote.c: the requests that a build makes of a disk or of remote storage, and the bytes they move. axes:
+ * on which rows of the sample have values while trained. */
+void plm_estimate_local(const struct plm_source *source, const struct plm_plan *p, double axes, bool verifies,
+                        struct plm_estimate *e);
 void plm_estimate_remote(const struct plm_source *source, const struct plm_plan *p, bool verifies, struct plm_estimate *e);
 
 /* calibrate.c: measures them in a small share of the time a build of this plan takes, at most about a

@@ -136,7 +136,7 @@ bool plm_last_serves(const struct plm_shard *s, const struct plm_step *step)
 bool plm_last_make_room(struct plm_shard *s, const struct plm_step *step)
 {
     const struct plm_step_head *h = &step->head;
-    struct plm_train_shape shape = {h->n_sample, h->dim, h->k, s->ctx->threads, false};
+    struct plm_train_shape shape = {.n_sample = h->n_sample, .dim = h->dim, .k = h->k, .threads = s->ctx->threads};
     size_t n_sums = (size_t)h->k * h->dim;
 
     if (s->last.ids)

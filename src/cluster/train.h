@@ -92,6 +92,7 @@ struct plm_train_shape {
     size_t n_sample, dim, k;
     unsigned threads;
     bool aside;
+    bool has_axes; /* what it takes when the axes are not given up, where that would take more */
 };
 size_t plm_train_bytes(const struct plm_train_shape *shape);
 /* And what comes on top of that when the sample is spilled. */

@@ -120,7 +120,7 @@ size_t plm_train_bytes(const struct plm_train_shape *given)
 {
     size_t bytes = shape_bytes(given, true);
 
-    return plm_axes_may_go(given->dim) ? plm_max_size(bytes, shape_bytes(given, false)) : bytes;
+    return plm_axes_may_go(given->dim) && !given->has_axes ? plm_max_size(bytes, shape_bytes(given, false)) : bytes;
 }
 
 /* Rows read back: of a projection's tasks, or a chunk (shard_full.c, whose chunks grow with what the

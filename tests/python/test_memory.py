@@ -213,6 +213,24 @@ def test_one_partition_with_nearly_all(tmp_path):
     check_build(path, "IVF_PQ", least, "--num-partitions", 20)
 
 
+# ---- what is planned -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [0, 64])
+@pytest.mark.parametrize("kind", TYPES)
+def test_plans_of_memory_bytes_and_requests(tmp_path, kind, budget):
+    """Within 30 % of what is counted: with a part of the table as the sample, which 64 MiB do not hold."""
+    path, report = make_table(tmp_path / "t.lance", 160_000, 256), tmp_path / "r.json"
+    options = ["--memory-budget", f"{budget}MiB"] if budget else []
+    run = pilum("create-index", path, "--column", "vec", "--type", kind, "--num-partitions", 200, "--report", report, *options)
+    assert run.status == 0, run.stderr
+    planned, seen = (json.loads(report.read_text())[part] for part in ("plan", "resources"))
+    for name in ("bytes_read", "bytes_written", *([] if budget else ["peak_rss_bytes"])):
+        assert planned[name] == pytest.approx(seen[name], rel=0.3), name
+    for name in ("get", "put"):
+        assert planned["requests"][name] == pytest.approx(seen["requests"][name], rel=0.3), name
+
+
 # ---- room on the disk ----------------------------------------------------------------------
 
 
