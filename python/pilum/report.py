@@ -254,7 +254,7 @@ def _resource_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _recall_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     points = (report.get("quality") or report).get("recall_at_10") or []
-    return [(str(p["nprobes"]), _short(p["rows_scanned"]), f"{p['recall']:.4f}") for p in points]
+    return [(str(p["nprobes"]), f"{p['rows_scanned']:,.0f}", f"{p['recall']:.4f}") for p in points]
 
 
 def _title(report: dict[str, Any]) -> str:
