@@ -90,7 +90,8 @@ def _vector(q: Any) -> bytes:
     if isinstance(q, (pa.Array, pa.FixedSizeListScalar)):
         q = q.values if isinstance(q, pa.FixedSizeListScalar) else q
         q = q.to_numpy(zero_copy_only=False)
-    vector = np.asarray(q, dtype=np.float32)
+    with np.errstate(over="ignore"):  # refused below, in words
+        vector = np.asarray(q, dtype=np.float32)
     if vector.ndim != 1 or not len(vector):
         raise ArgumentError(f"q has shape {vector.shape}, expected one vector")
     return vector.tobytes()

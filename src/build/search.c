@@ -38,7 +38,8 @@ static enum plm_code check_options(const struct plm_search_options *o, struct pl
         return plm_fail(err, PLM_ARG, "search: nprobes is 0, expected at least 1");
     for (size_t i = 0; o->vector && i < o->dim; i++)
         if (!isfinite(o->vector[i]))
-            return plm_fail(err, PLM_ARG, "search: value %zu of the query is not finite", i);
+            return plm_fail(err, PLM_ARG, "search: value %zu of the query is not finite, or beyond the range of float32",
+                            i);
     return PLM_OK;
 }
 
