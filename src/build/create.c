@@ -50,10 +50,12 @@ enum plm_code plm_job_finish_committed(struct plm_job *job, char **report, struc
     plm_buf_init(&kept, job->ctx, REPORT_BYTES_MAX);
     PLM_TRY(plm_store_get(job->work, "report.json", &kept, err));
     json_t *root = json_loadb((const char *)kept.data, kept.len, 0, &where);
-    if (root) {
-        json_object_set_new(root, "version_committed", json_integer((json_int_t)job->version_committed));
-        json_object_set_new(root, "resumed", json_true());
-    }
+    if (!root)
+        PLM_TRY(plm_fail(err, PLM_CORRUPT, "%s/report.json: not JSON at byte %d: %s; version %" PRIu64
+                         " of the table has the index", plm_store_uri(job->work), where.position, where.text,
+                         job->version_committed));
+    json_object_set_new(root, "version_committed", json_integer((json_int_t)job->version_committed));
+    json_object_set_new(root, "resumed", json_true());
     PLM_TRY(plm_json_string(root, report, err));
     rc = plm_job_remove(job, err);
 done:

@@ -125,36 +125,12 @@ static enum plm_code make_options(const struct plm_cli_settings *s, struct input
 
 /* ---- the commands ------------------------------------------------------------------------- */
 
-static enum plm_code run_create_index(struct plm_cli *cli, struct plm_err *err)
-{
-    struct inputs in = {0};
-    struct plm_build_options options;
-    struct plm_report_file report = {0};
-    char *json = NULL;
-    enum plm_code rc;
+typedef enum plm_code build_fn(struct plm_ctx *ctx, const struct plm_table_ref *table,
+                               const struct plm_build_options *options, char **json, struct plm_err *err);
+typedef bool print_fn(FILE *to, const char *json);
 
-    if ((rc = make_options(&cli->settings, &in, &options, err)) || (rc = plm_cli_open(cli, err)) ||
-        (rc = plm_report_open(cli->settings.report, &report, err)))
-        goto done;
-    rc = plm_create_index(cli->ctx, &cli->table, &options, &json, err);
-    if (rc == PLM_CANCELLED)
-        plm_cli_fail(err, rc, "interrupted; the same command carries on");
-    if (rc != PLM_OK)
-        goto done;
-    rc = plm_report_finish(&report, json, err);
-    if (rc != PLM_OK)
-        goto done;
-    plm_display_end(&cli->display);
-    if (cli->settings.json || !plm_human_report(stdout, json))
-        puts(json);
-done:
-    plm_report_abandon(&report);
-    plm_string_free(json);
-    free_inputs(&in);
-    return rc;
-}
-
-static enum plm_code run_plan(struct plm_cli *cli, struct plm_err *err)
+/* Plans or builds, as `call` does, and prints what it came to. */
+static enum plm_code run_build(struct plm_cli *cli, build_fn *call, print_fn *print, struct plm_err *err)
 {
     struct inputs in = {0};
     struct plm_build_options options;
@@ -164,17 +140,28 @@ static enum plm_code run_plan(struct plm_cli *cli, struct plm_err *err)
 
     if ((rc = make_options(&cli->settings, &in, &options, err)) || (rc = plm_cli_open(cli, err)) ||
         (rc = plm_report_open(cli->settings.report, &report, err)) ||
-        (rc = plm_plan_index(cli->ctx, &cli->table, &options, &json, err)) ||
-        (rc = plm_report_finish(&report, json, err)))
+        (rc = call(cli->ctx, &cli->table, &options, &json, err)) || (rc = plm_report_finish(&report, json, err)))
         goto done;
     plm_display_end(&cli->display);
-    if (cli->settings.json || !plm_human_plan(stdout, json))
+    if (cli->settings.json || !print(stdout, json))
         puts(json);
 done:
     plm_report_abandon(&report);
     plm_string_free(json);
     free_inputs(&in);
     return rc;
+}
+
+static enum plm_code run_create_index(struct plm_cli *cli, struct plm_err *err)
+{
+    enum plm_code rc = run_build(cli, plm_create_index, plm_human_report, err);
+
+    return rc == PLM_CANCELLED ? plm_cli_fail(err, rc, "interrupted; the same command carries on") : rc;
+}
+
+static enum plm_code run_plan(struct plm_cli *cli, struct plm_err *err)
+{
+    return run_build(cli, plm_plan_index, plm_human_plan, err);
 }
 
 const struct plm_command plm_cmd_create_index = {

@@ -174,7 +174,7 @@ void plm_print_histogram(FILE *to, const json_t *sizes)
     }
     if (n < 2)
         return;
-    size_t n_bars = (size_t)fmin(BARS_MAX, most - least + 1);
+    size_t n_bars = (size_t)fmin(fmin(BARS_MAX, (double)n), most - least + 1);
     double step = ceil((most - least + 1) / (double)n_bars);
     for (size_t i = 0; i < n; i++) {
         size_t bar = (size_t)((json_number_value(json_array_get(sizes, i)) - least) / step);
