@@ -15,6 +15,7 @@
 #define AXES_ROUNDS 3    /* of subspace iteration */
 #define ROOT_FAN 256
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
+#define FEW_ROUNDS 12    /* and of the only one, where there are few partitions */
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
 #define GROUPED 4096     /* from so many partitions on training looks into groups of near ones, */
 #define GROUP_LOOKS 16   /* at least so many groups, or one in so many */
@@ -96,10 +97,14 @@ struct work {
 /* Children of the root and of a node below it. */
 static double fans_of(double k)
 {
-    double root = fmax(1, fmax(ceil(sqrt(k)), fmin(ROOT_FAN, floor(k * 7 / 8))));
+    double root = fmax(1, fmax(ceil(sqrt(k)), fmin(ROOT_FAN, k)));
 
     return root + (k > root ? ceil(k / root) : 0);
 }
+
+static double level_rounds(double k) { return k > ROOT_FAN ? LEVEL_ROUNDS : FEW_ROUNDS; }
+
+static double tree_rounds(double k) { return (k > ROOT_FAN ? 2 : 1) * level_rounds(k); }
 
 static struct work work_of(const struct plm_plan *p, const struct plm_rates *rates, const char *verify, unsigned threads)
 {
@@ -204,8 +209,8 @@ static void estimate_centroids(const struct work *w, double *terms)
                                w->threads * exactly(w, AXES_ROUNDS * 2 * r * r * w->d);
         terms[PLM_TERM_PROJECT] = computed(w, values * w->d) + moved(w, w->sample * w->d * 4);
     }
-    terms[PLM_TERM_TREE] = computed(w, LEVEL_ROUNDS * values * w->fans);
-    terms[PLM_TERM_NODES] = moved(w, 2 * LEVEL_ROUNDS * values * 4);
+    terms[PLM_TERM_TREE] = computed(w, level_rounds(w->k) * values * w->fans);
+    terms[PLM_TERM_NODES] = moved(w, tree_rounds(w->k) * values * 4);
     terms[PLM_TERM_LEAVES] = computed(w, values * looked_at(w->k));
     terms[PLM_TERM_LLOYD] = LLOYD_ROUNDS * computed(w, w->sample * place_work(w));
     terms[PLM_TERM_SUMS] = (LLOYD_ROUNDS + 1) * moved(w, w->sample * w->d * 4);

@@ -112,7 +112,5 @@ uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level)
         root_k++;
     if (quota <= 16 || level + 1 == PLM_TREE_LEVELS || (level > 0 && quota <= 4 * (uint64_t)root_k))
         return quota;
-    if (level > 0)
-        return root;
-    return (uint32_t)plm_max_u64(root, plm_min_u64(ROOT_FAN, (uint64_t)quota * 7 / 8));
+    return level > 0 ? root : (uint32_t)plm_min_u64(quota, plm_max_u64(root, ROOT_FAN));
 }

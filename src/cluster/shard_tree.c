@@ -44,6 +44,7 @@ static void walk_block(const struct walking *w, const struct unit *unit, const u
     struct plm_shard *s = w->shard;
     const float *half_norms = s->half_norms + s->chunk.first;
     uint32_t *child = s->child + s->chunk.first;
+    const float *biases = w->level->biases + w->first_child[unit->node];
     size_t r = s->r;
     float *packed = gathered + plm_packed_floats(r);
     float best[PLM_BLOCK_ROWS], second[PLM_BLOCK_ROWS];
@@ -57,7 +58,8 @@ static void walk_block(const struct walking *w, const struct unit *unit, const u
     for (size_t i = 0; i < n; i++) {
         bool is_real = ids[i] < w->level->fan[unit->node]; /* else its values were not finite */
         uint32_t id = is_real ? ids[i] : 0;
-        float distance = w->dot ? 1 + best[i] : 2 * (best[i] + half_norms[rows[i]]);
+        float nearest = best[i] - biases[id];
+        float distance = w->dot ? 1 + nearest : 2 * (nearest + half_norms[rows[i]]);
 
         child[rows[i]] = w->first_child[unit->node] + id;
         if (!w->sums)
@@ -120,6 +122,8 @@ static enum plm_code walk_unit(void *arg, size_t task, unsigned worker, struct p
         return plm_fail(err, PLM_CORRUPT, "training step: node %zu has rows but no children", unit->node);
     plm_panels_fill(panels, w->level->points + (size_t)w->first_child[unit->node] * w->shard->r, fan,
                     w->dot);
+    for (size_t i = 0; i < fan; i++)
+        panels->half_norms[i] += w->level->biases[w->first_child[unit->node] + i];
     for (size_t i = 0; i < unit->n; i += PLM_BLOCK_ROWS)
         walk_block(w, unit, c->order + unit->first + i,
                    plm_min_size(PLM_BLOCK_ROWS, unit->n - i), panels,
@@ -231,8 +235,9 @@ done:
 
 static uint64_t level_hash(uint64_t above, const struct plm_level *level, size_t r)
 {
-    uint64_t parts[3] = {above, plm_xxh3(level->fan, level->n_nodes * sizeof *level->fan),
-                         plm_xxh3(level->points, level->n_points * r * sizeof *level->points)};
+    uint64_t parts[4] = {above, plm_xxh3(level->fan, level->n_nodes * sizeof *level->fan),
+                         plm_xxh3(level->points, level->n_points * r * sizeof *level->points),
+                         plm_xxh3(level->biases, level->n_points * sizeof *level->biases)};
     return plm_xxh3(parts, sizeof parts) | 1;
 }
 

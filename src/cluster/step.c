@@ -35,7 +35,8 @@ enum plm_code plm_step_section(struct plm_buf *buf, const void *bytes, size_t n,
 }
 
 enum plm_code plm_step_level(struct plm_buf *buf, uint32_t n_nodes, const uint32_t *fan,
-                             uint32_t n_points, const float *points, uint32_t r, struct plm_err *err)
+                             uint32_t n_points, const float *points, const float *biases, uint32_t r,
+                             struct plm_err *err)
 {
     uint32_t counts[2] = {n_nodes, n_points};
     enum plm_code rc = PLM_OK;
@@ -43,6 +44,7 @@ enum plm_code plm_step_level(struct plm_buf *buf, uint32_t n_nodes, const uint32
     PLM_TRY(plm_step_section(buf, counts, 2, sizeof *counts, err));
     PLM_TRY(plm_step_section(buf, fan, n_nodes, sizeof *fan, err));
     PLM_TRY(plm_step_section(buf, points, (size_t)n_points * r, sizeof *points, err));
+    PLM_TRY(plm_step_section(buf, biases, n_points, sizeof *biases, err));
 done:
     return rc;
 }
@@ -166,6 +168,8 @@ static enum plm_code take_level(struct cursor *c, const struct plm_step_head *h,
                         " children, expected %u", out->at, n_children, out->n_points);
     out->points_at = c->at;
     PLM_TRY(take_floats(c, out->n_points, h->r, &out->points, "the points of a level", err));
+    out->biases_at = c->at;
+    PLM_TRY(take_floats(c, out->n_points, 1, &out->biases, "the biases of a level", err));
 done:
     return rc;
 }

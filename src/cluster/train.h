@@ -11,6 +11,8 @@
  *          plm_mix64(seed, row) in each node. A centroid without rows becomes a copy of the one with
  *          the most rows (lowest number on ties) among those with a spread, both moved apart by 1/16
  *          of it in a seeded direction; where nothing has a spread, a plain copy.
+ * Even     in the tree rows keep away from large nodes (biases, train_math.h); refinement is plain k-means.
+ * sizes
  * Lloyd    rows are placed by their coordinates on the axes, compared in full where these leave
  * steps    doubt; where they leave too much of it, or there are no axes, exactly.
  * Outliers values beyond 4096 times the greatest of 2,000 sampled rows are cut to that in all sums.

@@ -73,7 +73,7 @@ static size_t tree_bytes(const struct shape *s)
     size_t chunk = s->aside ? plm_chunk_rows(s->n, s->k, (unsigned)s->threads) * (s->r + 1) * sizeof(float)
                             : s->n * sizeof(uint32_t);
 
-    return s->k * (4 * s->r * sizeof(float) + s->r * sizeof(double) + 96) +
+    return s->k * (4 * s->r * sizeof(float) + s->r * sizeof(double) + 112) +
            s->threads * fan * 4 * (s->r * sizeof(double) + 16) + s->n * 2 * sizeof(uint32_t) + chunk + units;
 }
 

@@ -48,8 +48,8 @@ PLM_MUST_CHECK enum plm_code
 plm_basis_make(struct plm_ctx *ctx, const struct plm_basis_rows *rows, size_t r, uint64_t seed,
                float *basis, struct plm_err *err);
 /* Children a node with this quota is split into at a level: all of them, or about sqrt(quota). The
- * root has 256 at least, or 7/8 of few leaves: what a few children part is never joined again, and what they
- * join comes apart slowly. Leaves that are left over go where most rows are, which evens the sizes.
+ * root has 256, or all leaves where there are fewer: what a few children part is never joined again, and what
+ * they join comes apart slowly. Leaves that are left over go where most rows are.
  * Measured against sqrt(quota) at the root: packages-lsa-256, K = 316: loss - 3 %, recall@10 at 2 % of the
  * rows + 0.03; packages-384: loss - 0.3 %, + 0.004; 128,116 x 2,048, K = 500: loss - 0.5 %, time + 5 %. */
 uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level);
@@ -58,6 +58,15 @@ uint32_t plm_split_fan(uint32_t quota, uint32_t k, uint32_t level);
 PLM_MUST_CHECK enum plm_code
 plm_share_quotas(struct plm_ctx *ctx, uint64_t total, const uint64_t *sizes, const uint64_t *caps,
                  size_t n, uint32_t *quotas, struct plm_err *err);
+/* New biases of the children of the level in work, from its answer: [its points], changed in place. Rows go to
+ * the child of least distance plus bias, and the biases of one node's children are in proportion to their
+ * sizes. Without them random seeds leave one child to take all rows that are close to none. A child of average
+ * size gets 0.7 of what the split saves a row of its loss, or what is left where that is less; a round
+ * moves biases 0.3 of the way. Measured, K = 64: raw packages-lsa-256: loss - 4 %, largest partition 23 % of the rows
+ * for 37 %, recall@10 at 5 % of the rows 0.78 for 0.39; packages-384: loss - 0.5 %, + 0.011. */
+PLM_MUST_CHECK enum plm_code
+plm_take_biases(struct plm_ctx *ctx, const struct plm_step *step, const struct plm_partial *sums,
+                float *biases, struct plm_err *err);
 /* Means of the sums; points without rows keep their values. For dot they are scaled to norm 1; a
  * point whose sum is 0 becomes 0, and counts[i] (counts may be NULL) too. */
 void plm_take_means(const struct plm_kernels *kernels, const struct plm_partial *sums, bool dot,

@@ -48,7 +48,9 @@ struct plm_level {
     uint32_t n_nodes, n_points;
     const uint32_t *fan;  /* [n_nodes] children of each node */
     const float *points;  /* [n_points][r] */
-    size_t at, points_at; /* offsets in the message: of the level, of its points */
+    const float *biases;  /* [n_points] added to half of the squared distance, or to what dot is
+                             compared by: large children are nearest to fewer rows */
+    size_t at, points_at, biases_at; /* offsets in the message: of the level, of its points and biases */
 };
 
 struct plm_step {
@@ -71,7 +73,7 @@ PLM_MUST_CHECK enum plm_code
 plm_step_section(struct plm_buf *buf, const void *bytes, size_t n, size_t each, struct plm_err *err);
 PLM_MUST_CHECK enum plm_code
 plm_step_level(struct plm_buf *buf, uint32_t n_nodes, const uint32_t *fan, uint32_t n_points,
-               const float *points, uint32_t r, struct plm_err *err);
+               const float *points, const float *biases, uint32_t r, struct plm_err *err);
 void plm_step_finish(struct plm_buf *buf);
 
 /* ---- partials -------------------------------------------------------------------------- */

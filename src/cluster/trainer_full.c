@@ -3,7 +3,8 @@
 
 #include "cluster/trainer_impl.h"
 
-#define LLOYD_LEAST_GAIN 5e-3 /* of the loss, else no further step */
+#define LLOYD_LEAST_GAIN 7e-3 /* of the loss, else no further step */
+#define FEW_LEAST_GAIN 5e-3   /* of few centroids */
 #define MANY_OPEN 8           /* 1 / this of the rows not placed by the axes: they are given up */
 #define FILL_SALT 0xf111u
 
@@ -128,7 +129,8 @@ enum plm_code plm_trainer_take_lloyd(struct plm_trainer *t, const struct plm_ste
     t->losses[t->n_losses++] = loss;
     t->round++;
     t->done = t->round >= plm_min_size(PLM_LLOYD_MAX, t->options.max_iters) ||
-              plm_gain_is_small(head.metric, t->loss_before, loss, LLOYD_LEAST_GAIN);
+              plm_gain_is_small(head.metric, t->loss_before, loss,
+                                head.k <= PLM_FEW_CENTROIDS ? FEW_LEAST_GAIN : LLOYD_LEAST_GAIN);
     t->loss_before = loss;
     if (head.has_basis && sums->head->n_open > head.n_sample / MANY_OPEN)
         drop_axes(t, step, &head);

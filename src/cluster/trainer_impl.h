@@ -4,6 +4,7 @@
 
 #include "cluster/train_math.h"
 
+#define PLM_FEW_CENTROIDS 256 /* so few are cheap to better: more rounds, for smaller gains */
 #define PLM_LLOYD_MAX 10 /* two to four are the rule; skewed data gains from more */
 
 /* All that is large lies in the step: a checkpoint is these few numbers and the message. */

@@ -7,9 +7,10 @@
 #define JUDGED_ROWS 500       /* of those fetched: whether axes are worth having */
 #define LEAST_SHARE 0.67      /* of the spread on the axes, else there are none */
 #define LEVEL_ROUNDS 10       /* k-means rounds of a level */
-#define LEVEL_LEAST_GAIN 3e-3 /* of the loss, else the level is done: refinement gains more then; */
-#define FEW_LEAST_GAIN 1e-3   /* where there are few centroids, rounds are cheap: then */
-#define FEW 256
+#define LEVEL_LEAST_GAIN 4e-3 /* of the loss, else the level is done: refinement gains more then */
+#define FEW_ROUNDS 20         /* of few centroids */
+#define FEW_ROUNDS_LEAST 10   /* the loss may rise while the sizes even out */
+#define FEW_LEAST_GAIN 5e-4
 #define REQUOTAS_MAX 2        /* times the quotas of a level are made anew for want of rows */
 
 /* ---- axes ----------------------------------------------------------------------------- */
@@ -285,21 +286,24 @@ static enum plm_code write_split(struct plm_trainer *t, const struct plm_step *s
 {
     struct plm_step_head head = plm_step_after(step, PLM_STEP_SPLIT);
     struct plm_buf next;
+    float *biases = NULL;
     enum plm_code rc = PLM_OK;
 
     plm_buf_init(&next, t->ctx, SIZE_MAX);
+    PLM_TRY(plm_calloc(t->ctx, &biases, s->n_points, sizeof *biases, err));
     head.n_levels++;
     set_projected_grids(&head, picks->head->max_abs);
     if (head.metric == PLM_DOT)
         normalize_points(t->ctx->kernels, s->points, s->n_points, head.r);
     PLM_TRY(plm_step_begin(&next, &head, err));
     PLM_TRY(plm_buf_add(&next, t->step.data + sizeof head, step->levels_end - sizeof head, err));
-    PLM_TRY(plm_step_level(&next, head.n_nodes, s->fan, s->n_points, s->points, head.r, err));
+    PLM_TRY(plm_step_level(&next, head.n_nodes, s->fan, s->n_points, s->points, biases, head.r, err));
     plm_trainer_replace(t, &next);
     t->round = 0;
     t->n_requotas = 0;
     t->loss_before = INFINITY;
 done:
+    plm_free(t->ctx, biases);
     plm_buf_reset(&next);
     return rc;
 }
@@ -382,18 +386,29 @@ done:
     return rc;
 }
 
+/* Rounds of a level may end here. */
+static bool is_settled(const struct plm_trainer *t, const struct plm_step *step, double loss)
+{
+    bool few = step->head.k <= PLM_FEW_CENTROIDS;
+    size_t n_rounds = t->round + 1, most = few ? FEW_ROUNDS : LEVEL_ROUNDS;
+
+    return n_rounds >= plm_min_size(most, t->options.max_iters) ||
+           ((!few || n_rounds >= FEW_ROUNDS_LEAST) &&
+            plm_gain_is_small(step->head.metric, t->loss_before, loss, few ? FEW_LEAST_GAIN : LEVEL_LEAST_GAIN));
+}
+
 enum plm_code plm_trainer_take_split(struct plm_trainer *t, const struct plm_step *step,
                                      const struct plm_partial *sums, struct plm_err *err)
 {
     const struct plm_level *level = &step->levels[step->head.n_levels - 1];
     double loss = plm_mean_loss(step, sums->losses, sums->head->n);
-    double least = step->head.k <= FEW ? FEW_LEAST_GAIN : LEVEL_LEAST_GAIN;
-    bool stop = t->round + 1 >= plm_min_size(LEVEL_ROUNDS, t->options.max_iters) ||
-                plm_gain_is_small(step->head.metric, t->loss_before, loss, least);
 
-    if (stop)
+    if (is_settled(t, step, loss))
         return step->head.is_last ? write_means(t, step, sums, err) : next_level(t, step, sums, err);
     struct plm_step_head head = plm_step_after(step, PLM_STEP_SPLIT);
+    enum plm_code rc = plm_take_biases(t->ctx, step, sums, (float *)(void *)(t->step.data + level->biases_at), err);
+    if (rc != PLM_OK)
+        return rc;
     plm_take_means(t->ctx->kernels, sums, head.metric == PLM_DOT,
                    (float *)(void *)(t->step.data + level->points_at), NULL);
     memcpy(t->step.data, &head, sizeof head);
