@@ -136,6 +136,7 @@ static enum plm_code encode_rows(struct plm_encoding *e, struct encoder *mine, c
 
     PLM_TRY(plm_check_cancel(job->ctx, err));
     PLM_TRY(plm_source_read(&job->source, job->plan.metric, t->first + at, n, b, err));
+    plm_source_ahead(&job->source, t->first + at + n, plm_min_u64(job->plan.memory.batch_rows, t->n - at - n));
     uint32_t *ids = rows->ids + rows->n;
     PLM_TRY(plm_assign(e->assigner, b->rows, b->n, ids, mine->distances, &mine->assign, err));
     encode_batch(job, mine, t->first, ids);

@@ -11,6 +11,7 @@
 #include "simd/simd.h"
 
 #define READ_BYTES ((size_t)4 << 20) /* of one read, at most, roughly */
+#define AHEAD_RUNS 8 /* on their way from a disk while one is looked at */
 #define VIEWS_MAX 16384 /* of files in place of memory: a process may have four times as many mappings */
 
 /* ---- cutting a pass into reads --------------------------------------------------------- */
@@ -95,6 +96,16 @@ static enum plm_code read_slices_of(struct plm_sample_taking *t, const struct pl
     return plm_source_read(t->source, t->metric, first * PLM_SLICE_ROWS, (size_t)n, batch, err);
 }
 
+/* Run `at`, if there is one, is read soon. */
+static void expect_soon(struct plm_sample_taking *t, size_t at)
+{
+    if (at >= t->n_runs)
+        return;
+    uint64_t first = t->by_number[t->runs[at].first]->number, last = first + t->runs[at].n - 1;
+
+    plm_source_ahead(t->source, first * PLM_SLICE_ROWS, (t->runs[at].n - 1) * PLM_SLICE_ROWS + plm_slice_rows(&t->slices, last));
+}
+
 /* Rows [from, from + n) of a batch, behind those of the run that are kept already. */
 static enum plm_code put_rows(struct plm_sample_taking *t, struct plm_sample_run *run,
                               const struct plm_batch *batch, size_t from, size_t n,
@@ -177,6 +188,8 @@ static enum plm_code read_in_order(struct plm_sample_taking *t, struct plm_err *
         size_t n_reads = plm_min_size(t->window, t->n_runs - t->first_run);
 
         PLM_TRY(plm_parallel(t->ctx, n_reads, read_run, t, err));
+        for (size_t i = 0; i < t->window; i++)
+            expect_soon(t, t->first_run + t->window + i);
         for (size_t i = 0; i < n_reads; i++) {
             struct plm_sample_run *run = &t->runs[t->first_run + i];
 
@@ -217,6 +230,7 @@ static enum plm_code take_run(void *arg, size_t task, unsigned worker, struct pl
     bool done = false;
     enum plm_code rc = PLM_OK;
 
+    expect_soon(t, task + AHEAD_RUNS);
     PLM_TRY(read_in_place(t, run, batch, &done, err));
     if (!done)
         PLM_TRY(read_slices_of(t, run, batch, err));

@@ -66,6 +66,7 @@ struct plm_ctx {
     uint64_t memory_budget_bytes;
     uint64_t memory_base_bytes; /* of the budget: taken, though not charged (the process itself) */
     bool map_files; /* as in struct plm_ctx_options */
+    atomic_uint reads_wait; /* > 0: local files come from a device rather than the page cache, of late */
     const struct plm_kernels *kernels;
     void (*progress)(void *user, const struct plm_progress *progress);
     void (*warn)(void *user, const char *message);

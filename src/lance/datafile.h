@@ -98,6 +98,10 @@ void plm_datafile_expect(struct plm_datafile *file, uint32_t column,
                          const struct plm_column_shape *shape, const struct plm_row_range *rows,
                          size_t n);
 
+/* The same of one range, as plm_file_ahead(). */
+void plm_datafile_ahead(struct plm_datafile *file, uint32_t column, const struct plm_column_shape *shape,
+                        struct plm_row_range rows);
+
 /* ---- writing index files ------------------------------------------------------ */
 
 /* The column pages are written by the build itself (build/merge.c): plain FullZip arrays at

@@ -4,6 +4,7 @@
 struct list {
     struct plm_range *items;
     size_t n, cap;
+    bool is_near; /* only what is known to be behind the rows */
 };
 
 static bool add(struct plm_ctx *ctx, struct list *list, uint64_t offset, uint64_t len)
@@ -32,6 +33,8 @@ static bool add_rows(struct plm_ctx *ctx, struct list *list, const struct plm_pa
                add(ctx, list, page->row_bits.offset, page->row_bits.size) &&
                add(ctx, list, page->item_bits.offset, page->item_bits.size);
     case PLM_PAGE_CHUNKED:
+        if (list->is_near)
+            return true;
         return add(ctx, list, page->values.offset, page->values.size) &&
                add(ctx, list, page->table.offset, page->table.size);
     default:
@@ -71,5 +74,16 @@ void plm_datafile_expect(struct plm_datafile *file, uint32_t column,
         all = add_range(file->ctx, &list, pages, rows ? rows[i] : whole);
     if (all)
         plm_file_expect(file->file, list.items, list.n);
+    plm_free(file->ctx, list.items);
+}
+
+void plm_datafile_ahead(struct plm_datafile *file, uint32_t column, const struct plm_column_shape *shape,
+                        struct plm_row_range rows)
+{
+    const struct plm_pages *pages = plm_datafile_pages(file, column, shape);
+    struct list list = {.is_near = true};
+
+    if (pages && add_range(file->ctx, &list, pages, rows))
+        plm_file_ahead(file->file, list.items, list.n);
     plm_free(file->ctx, list.items);
 }

@@ -279,7 +279,7 @@ static enum plm_code read_fragment(struct plm_source *source, enum plm_metric me
     return PLM_OK;
 }
 
-static size_t fragment_of(const struct plm_source *source, uint64_t ordinal)
+size_t plm_source_fragment_of(const struct plm_source *source, uint64_t ordinal)
 {
     size_t low = 0, high = source->n_fragments;
     while (high - low > 1) { /* last fragment that begins at or before the ordinal */
@@ -300,7 +300,7 @@ static enum plm_code read_rows(struct plm_source *source, enum plm_metric metric
 
     batch->n = 0;
     memset(batch->dropped, 0, sizeof batch->dropped);
-    for (size_t i = n ? fragment_of(source, first) : 0; n > 0; i++) {
+    for (size_t i = n ? plm_source_fragment_of(source, first) : 0; n > 0; i++) {
         const struct plm_source_fragment *f = &source->fragments[i];
         uint64_t rank = first - f->first_ordinal;
         size_t here = (size_t)plm_min_u64(n, f->n_live - rank);
@@ -396,7 +396,7 @@ done:
 /* Deleted rows would be read along, for which there is no room. */
 static bool has_deletions(const struct plm_source *source, uint64_t first, size_t n)
 {
-    for (size_t i = fragment_of(source, first);
+    for (size_t i = plm_source_fragment_of(source, first);
          i < source->n_fragments && source->fragments[i].first_ordinal < first + n; i++)
         if (source->fragments[i].map.deleted)
             return true;

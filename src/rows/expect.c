@@ -55,3 +55,21 @@ void plm_source_expect(struct plm_source *source, const struct plm_ordinals *ran
             expect_in(source, f, ranges ? ranges + r : NULL, end - r);
     }
 }
+
+void plm_source_ahead(struct plm_source *source, uint64_t first, uint64_t n)
+{
+    const struct plm_column *c = &source->column;
+    struct plm_column_shape shape = {.items = c->dim, .bits = 8 * (uint32_t)plm_element_bytes(c->element), .is_list = true};
+
+    if (atomic_load(&source->ctx->reads_wait) == 0 || source->n_kept > 0 || n == 0)
+        return;
+    for (size_t i = plm_source_fragment_of(source, first); i < source->n_fragments; i++) {
+        const struct plm_source_fragment *f = &source->fragments[i];
+        uint64_t from = plm_max_u64(first, f->first_ordinal), to = plm_min_u64(first + n, f->first_ordinal + f->n_live);
+
+        if (f->first_ordinal >= first + n)
+            break;
+        if (from < to && f->file && plm_store_is_local(f->store))
+            plm_datafile_ahead(f->file, f->column, &shape, rows_of(f, from - f->first_ordinal, to - from));
+    }
+}

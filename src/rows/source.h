@@ -66,6 +66,9 @@ struct plm_ordinals {
 };
 void plm_source_expect(struct plm_source *source, const struct plm_ordinals *ranges, size_t n);
 
+/* Rows that are read next, from a local disk: as plm_file_ahead(). May be called while the source is read. */
+void plm_source_ahead(struct plm_source *source, uint64_t first, uint64_t n);
+
 /* From now on what lies in one of these stretches, ascending, is read from there (float32 only; the
  * metric is that of all reads). They are borrowed until the next call; n == 0: none. Not while the
  * source is read. */

@@ -23,5 +23,7 @@ struct plm_source_fragment {
 
 /* Physical row of the live row number `rank` of a fragment (rank < n_live). */
 uint64_t plm_source_select(const struct plm_source_fragment *f, uint64_t rank);
+/* The fragment that has a live row; there is one. */
+size_t plm_source_fragment_of(const struct plm_source *source, uint64_t ordinal);
 
 #endif

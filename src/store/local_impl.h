@@ -49,6 +49,10 @@ enum plm_code plm_local_make_parents(struct plm_ctx *ctx, const char *path, stru
 /* The file's descriptor; it stays open until end_reading(). */
 enum plm_code plm_local_begin_reading(struct plm_file *file, int *fd, struct plm_err *err);
 void plm_local_end_reading(struct plm_file *file);
+/* Begins to read just these bytes into the page cache, and none around them. */
+void plm_local_read_ahead(int fd, uint64_t offset, size_t len);
+/* n bytes came in so many seconds: from a device? */
+void plm_local_note_speed(struct plm_ctx *ctx, size_t n, double seconds);
 
 /* ---- calls, as struct plm_store_ops says ---------------------------------------------- */
 
@@ -58,6 +62,7 @@ enum plm_code plm_local_read_ranges(struct plm_file *base, const struct plm_rang
                                     size_t n, struct plm_err *err);
 enum plm_code plm_local_file_view(struct plm_file *base, const struct plm_range *range,
                                   struct plm_err *err);
+void plm_local_file_ahead(struct plm_file *base, const struct plm_range *ranges, size_t n);
 void plm_local_file_set_direct(struct plm_file *base);
 void plm_local_file_close(struct plm_file *base);
 enum plm_code plm_local_size(struct plm_store *store, const char *path, uint64_t *size_bytes,

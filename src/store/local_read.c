@@ -14,6 +14,10 @@
 #include <unistd.h>
 
 #define POOL_MAX 1024 /* files kept open */
+#define AHEAD_BYTES ((size_t)128 << 10)  /* the kernel reads as much ahead when asked to, at least */
+#define TIMED_BYTES ((size_t)64 << 10)   /* shorter reads say nothing */
+#define CACHED_BYTES_PER_S 2e9           /* slower reads have waited for a device: */
+#define WAITS_FOR 64                     /* what is read until so many did not is read ahead */
 
 struct local_file {
     struct plm_file base;
@@ -190,6 +194,39 @@ void plm_local_file_set_direct(struct plm_file *base)
     pthread_mutex_unlock(&pool.lock);
 }
 
+/* ---- reading ahead ------------------------------------------------------------------------ */
+
+void plm_local_note_speed(struct plm_ctx *ctx, size_t n, double seconds)
+{
+    unsigned waits = atomic_load(&ctx->reads_wait);
+
+    if (n < TIMED_BYTES)
+        return;
+    if ((double)n < seconds * CACHED_BYTES_PER_S)
+        atomic_store(&ctx->reads_wait, WAITS_FOR);
+    else if (waits > 0)
+        (void)atomic_compare_exchange_strong(&ctx->reads_wait, &waits, waits - 1);
+}
+
+void plm_local_read_ahead(int fd, uint64_t offset, size_t len)
+{
+    for (size_t at = 0; at < len; at += AHEAD_BYTES)
+        (void)posix_fadvise(fd, (off_t)(offset + at), (off_t)plm_min_size(AHEAD_BYTES, len - at), POSIX_FADV_WILLNEED);
+}
+
+void plm_local_file_ahead(struct plm_file *base, const struct plm_range *ranges, size_t n)
+{
+    int fd;
+
+    if (atomic_load(&base->store->ctx->reads_wait) == 0 || plm_local_begin_reading(base, &fd, NULL) != PLM_OK)
+        return;
+    for (size_t i = 0; i < n; i++)
+        plm_local_read_ahead(fd, ranges[i].offset, ranges[i].len);
+    plm_local_end_reading(base);
+}
+
+/* ---- reading ------------------------------------------------------------------------------ */
+
 /* The file is in the pool, with a reader. */
 static enum plm_code read_range(const struct local_file *file, const struct plm_range *range, struct plm_err *err)
 {
@@ -199,6 +236,7 @@ static enum plm_code read_range(const struct local_file *file, const struct plm_
     const char *path = file->base.name;
     uint8_t *dst = range->dst;
     size_t done = 0;
+    double began = plm_now_seconds();
     enum plm_code rc = plm_check_io_fault(ctx, err);
 
     while (rc == PLM_OK && done < range->len) {
@@ -223,6 +261,8 @@ static enum plm_code read_range(const struct local_file *file, const struct plm_
     }
     plm_local_count(store, &ctx->n_get, 1);
     plm_local_count(store, &ctx->bytes_read, done);
+    if (!file->is_direct)
+        plm_local_note_speed(ctx, done, plm_now_seconds() - began);
     return rc;
 }
 

@@ -5,13 +5,11 @@
 #include "store/local_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define VIEW_BYTES_MIN ((size_t)64 << 10) /* less is copied as fast as it is mapped */
-#define AHEAD_BYTES ((size_t)128 << 10)   /* the kernel reads as much ahead when asked to, at least */
 
 /* File systems whose pages cannot go away while the file is open: a server's can. */
 static bool is_on_own_disk(int fd)
@@ -29,13 +27,6 @@ static bool is_on_own_disk(int fd)
     return false;
 }
 
-/* Begins to read just these pages: what faults would read around them is not wanted. */
-static void read_ahead(int fd, const struct plm_range *r)
-{
-    for (size_t at = 0; at < r->len; at += AHEAD_BYTES)
-        (void)posix_fadvise(fd, (off_t)(r->offset + at), (off_t)plm_min_size(AHEAD_BYTES, r->len - at), POSIX_FADV_WILLNEED);
-}
-
 /* Whole pages of the file in place of the memory there, all present. Otherwise the memory is as it
  * was, empty, and *is_view is false; PLM_NOMEM when not even that could be had. */
 static enum plm_code map_pages(int fd, const struct plm_range *r, bool *is_view, struct plm_err *err)
@@ -45,7 +36,7 @@ static enum plm_code map_pages(int fd, const struct plm_range *r, bool *is_view,
     *is_view = false;
 #ifdef MADV_POPULATE_READ
     if (mmap(r->dst, r->len, access, MAP_PRIVATE | MAP_FIXED, fd, (off_t)r->offset) != MAP_FAILED) {
-        read_ahead(fd, r);
+        plm_local_read_ahead(fd, r->offset, r->len);
         (void)madvise(r->dst, r->len, MADV_RANDOM);
         *is_view = madvise(r->dst, r->len, MADV_POPULATE_READ) == 0; /* an error here, not a signal later */
         (void)madvise(r->dst, r->len, MADV_NORMAL);
@@ -84,8 +75,10 @@ enum plm_code plm_local_file_view(struct plm_file *base, const struct plm_range 
     PLM_TRY(plm_local_begin_reading(base, &fd, err));
     cut_pages(range, parts);
     rc = plm_check_io_fault(base->store->ctx, err);
+    double began = plm_now_seconds();
     if (rc == PLM_OK && is_on_own_disk(fd))
         rc = map_pages(fd, &parts[1], &is_view, err);
+    plm_local_note_speed(base->store->ctx, is_view ? parts[1].len : 0, plm_now_seconds() - began);
     plm_local_end_reading(base);
     PLM_TRY(rc);
     if (is_view) {

@@ -232,6 +232,12 @@ enum plm_code plm_file_view(struct plm_file *file, uint64_t offset, size_t len, 
     return ops->file_view ? ops->file_view(file, &range, err) : ops->file_read_ranges(file, &range, 1, err);
 }
 
+void plm_file_ahead(struct plm_file *file, const struct plm_range *ranges, size_t n)
+{
+    if (file->store->ops->file_ahead)
+        file->store->ops->file_ahead(file, ranges, n);
+}
+
 void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n)
 {
     if (file->store->ops->file_expect)

@@ -63,6 +63,9 @@ plm_file_read_ranges(struct plm_file *file, const struct plm_range *ranges, size
  * keeps what has not been asked for yet. A hint: without memory nothing comes of it. Not while the
  * file is read. */
 void plm_file_expect(struct plm_file *file, const struct plm_range *ranges, size_t n);
+/* Local: begins to read these ranges into the page cache, if reading has had to wait for a device of late. A hint, and nothing
+ * elsewhere. May be called while the file is read. */
+void plm_file_ahead(struct plm_file *file, const struct plm_range *ranges, size_t n);
 /* Local: bytes that are looked at once are not worth their place in the page cache, nor what making that place costs. From
  * now on long reads go past it with the pages whose address and offset agree modulo PLM_DIRECT_ALIGN. A hint: where the
  * file system cannot, nothing changes. Not while the file is read. */

@@ -9,7 +9,7 @@
  *                   the embedded base included. writer_finish frees nothing: after it returns
  *                   PLM_OK store.c calls writer_close(w, false); after an error the caller
  *                   still has the writer, to abort or detach.
- * NULL              `get`, `rename`, `lock`, `file_view`, `file_expect`, `keep`, `put_probing` and
+ * NULL              `get`, `rename`, `lock`, `file_view`, `file_ahead`, `file_expect`, `keep`, `put_probing` and
  *                   `uploads` may be NULL: open + read, PLM_UNSUPPORTED twice, read, nothing twice,
  *                   `put`, none.
  */
@@ -27,6 +27,7 @@ struct plm_store_ops {
     enum plm_code (*file_view)(struct plm_file *, const struct plm_range *, struct plm_err *);
     void (*file_set_direct)(struct plm_file *); /* NULL: no page cache */
     void (*file_close)(struct plm_file *);
+    void (*file_ahead)(struct plm_file *, const struct plm_range *, size_t n);
     void (*file_expect)(struct plm_file *, const struct plm_range *, size_t n);
     void (*keep)(struct plm_store *, uint64_t bytes);
     enum plm_code (*size)(struct plm_store *, const char *path, uint64_t *, struct plm_err *);

@@ -19,6 +19,7 @@ static const struct plm_store_ops local_ops = {
     .file_open = plm_local_file_open,
     .file_read_ranges = plm_local_read_ranges,
     .file_view = plm_local_file_view,
+    .file_ahead = plm_local_file_ahead,
     .file_set_direct = plm_local_file_set_direct,
     .file_close = plm_local_file_close,
     .size = plm_local_size,

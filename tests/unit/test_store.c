@@ -681,6 +681,41 @@ static void writes_and_reads_past_the_cache(void **state)
     }
 }
 
+/* Only what is asked for, and only when reads have been slow. */
+static void reads_ahead_from_a_slow_disk(void **state)
+{
+    (void)state;
+    enum { N = 2 << 20, FIRST = 512 << 10, LEN = 256 << 10, PAGE = 4096 };
+    uint8_t *bytes = calloc(N, 1);
+    struct plm_range range = {FIRST, LEN, NULL};
+    struct plm_file *f = NULL;
+    size_t before, seen = 0;
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/ahead", root);
+    assert_int_equal(plm_store_put(store, "ahead", bytes, N, NULL), PLM_OK);
+    int fd = open(path, O_RDONLY);
+    assert_int_equal(fsync(fd), 0);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+    before = cached_pages(path, N);
+    assert_int_equal(plm_file_open(store, "ahead", N, &f, NULL), PLM_OK);
+    atomic_store(&ctx->reads_wait, 0);
+    plm_file_ahead(f, &range, 1);
+    usleep(20000);
+    assert_int_equal(cached_pages(path, N), before);
+    atomic_store(&ctx->reads_wait, 1);
+    plm_file_ahead(f, &range, 1);
+    for (int i = 0; i < 500 && seen < LEN / PAGE; i++) {
+        usleep(10000);
+        seen = cached_pages(path, N);
+    }
+    if (before == 0) /* a file system in memory has them all, always */
+        assert_int_equal(seen, LEN / PAGE);
+    plm_file_close(f);
+    free(bytes);
+}
+
 static void joins_a_big_object_by_token(void **state)
 {
     (void)state;
@@ -963,6 +998,7 @@ int main(void)
         TEST(a_cancelled_context_stops_long_reads),
         TEST(writes_pieces_from_threads),
         TEST(writes_and_reads_past_the_cache),
+        TEST(reads_ahead_from_a_slow_disk),
         TEST(joins_a_big_object_by_token),
         TEST(a_writer_keeps_to_its_promise),
         TEST(a_writer_replaces),

@@ -1098,13 +1098,11 @@ static void test_memory_estimate(void **state)
         struct plm_ctx *own;
 
         assert_int_equal(plm_ctx_create(NULL, &own, NULL), PLM_OK);
-        own->memory_budget_bytes = /* sums are kept where there is room for all of it twice */
-            own->memory_base_bytes + plm_train_bytes(&(struct plm_train_shape){shapes[s].n, shapes[s].dim, shapes[s].k,
-                                                                               own->threads, false});
+        struct plm_train_shape shape = {.n_sample = shapes[s].n, .dim = shapes[s].dim, .k = shapes[s].k, .threads = own->threads};
+        /* sums are kept where there is room for all of it twice */
+        own->memory_budget_bytes = own->memory_base_bytes + plm_train_bytes(&shape);
         assert_int_equal(run_local(own, rows, shapes[s].n, shapes[s].dim, shapes[s].k, NULL), PLM_OK);
-        assert_true(atomic_load(&own->memory_peak) <=
-                    plm_train_bytes(&(struct plm_train_shape){shapes[s].n, shapes[s].dim, shapes[s].k,
-                                                              own->threads, false}));
+        assert_true(atomic_load(&own->memory_peak) <= plm_train_bytes(&shape));
         assert_int_equal(atomic_load(&own->memory_used), 0);
         plm_ctx_destroy(own);
         free(rows);
