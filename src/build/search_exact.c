@@ -7,7 +7,8 @@
 
 #include "build/search_parts.h"
 
-#define SCAN_BYTES ((size_t)8 << 20) /* of vectors in one task */
+#define SCAN_BYTES ((size_t)8 << 20) /* of vectors in one task, */
+#define SCAN_BYTES_MIN ((size_t)128 << 10) /* fewer where memory is short */
 
 struct exact_scan {
     struct plm_search_job *job;
@@ -62,7 +63,7 @@ enum plm_code plm_search_exact(struct plm_search_job *job, const uint64_t *fragm
     struct exact_scan scan = {.job = job, .source = &source};
 
     PLM_TRY(open_source(job, fragments, n_fragments, &source, err));
-    scan.rows_per_task = plm_batch_rows(&source, SCAN_BYTES);
+    scan.rows_per_task = plm_batch_rows_that_fit(&source, SCAN_BYTES_MIN, SCAN_BYTES);
     uint64_t n_tasks = source.n_live / scan.rows_per_task + (source.n_live % scan.rows_per_task != 0);
     PLM_TRY(plm_parallel(job->ctx, (size_t)n_tasks, scan_rows, &scan, err));
 done:

@@ -281,17 +281,6 @@ done:
     return rc;
 }
 
-/* Rows of a thread's batch, all of which together take half of what memory is left. */
-static size_t step_rows(const struct plm_source *source)
-{
-    size_t none = plm_batch_bytes(source, 0), each = plm_batch_bytes(source, 1) - none;
-    uint64_t room = plm_memory_left(source->ctx) / (2 * source->ctx->threads);
-    size_t rows = room > none ? (size_t)plm_min_u64(SIZE_MAX, (room - none) / each) : 0;
-
-    return plm_max_size(plm_batch_rows(source, PLM_TRUTH_BYTES_MIN),
-                        plm_min_size(plm_batch_rows(source, BATCH_BYTES_MAX), rows));
-}
-
 /* The queries' true neighbours, by looking at every row. */
 static enum plm_code find_truth(struct verifying *v, struct plm_err *err)
 {
@@ -303,7 +292,7 @@ static enum plm_code find_truth(struct verifying *v, struct plm_err *err)
     PLM_TRY(open_scan(&t, err));
     for (size_t i = 0; i < v->n; i++) {
         t.source = &v->covered[i].source;
-        t.step = step_rows(t.source);
+        t.step = plm_batch_rows_that_fit(t.source, PLM_TRUTH_BYTES_MIN, BATCH_BYTES_MAX);
         PLM_TRY(plm_parallel(v->ctx, (size_t)((t.source->n_live + t.step - 1) / t.step), scan_step, &t, err));
     }
     for (unsigned i = 0; i < v->ctx->threads; i++)

@@ -39,6 +39,15 @@ size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows)
     return cap * bytes_per_row(source) + (size_t)plm_read_scratch_bytes(&source->needs, cap);
 }
 
+size_t plm_batch_rows_that_fit(const struct plm_source *source, size_t least, size_t most)
+{
+    size_t none = plm_batch_bytes(source, 0);
+    uint64_t room = plm_memory_left(source->ctx) / (2 * source->ctx->threads);
+    size_t rows = room > none ? (size_t)plm_min_u64(SIZE_MAX, (room - none) / bytes_per_row(source)) : 0;
+
+    return plm_max_size(plm_batch_rows(source, least), plm_min_size(plm_batch_rows(source, most), rows));
+}
+
 void plm_batch_reset(struct plm_batch *batch)
 {
     struct plm_ctx *ctx = batch->ctx;

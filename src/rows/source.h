@@ -94,6 +94,9 @@ struct plm_batch {
 /* Rows per read so that a batch takes about `bytes` of memory (at least 1). */
 size_t plm_batch_rows(const struct plm_source *source, size_t bytes);
 size_t plm_batch_bytes(const struct plm_source *source, size_t n_rows);
+/* Rows per read of every thread, so that the batches of all together take half of what the budget has left, each of
+ * `least` to `most` bytes. */
+size_t plm_batch_rows_that_fit(const struct plm_source *source, size_t least, size_t most);
 
 /* Ordinals [first, first + n) into batch. Norms are sums in double in one fixed order, so
  * that every kernel table gives the same bytes. Nothing is normalized unless the metric is cosine. */

@@ -4,6 +4,7 @@ The peak is ru_maxrss as a small parent sees it (tests/tools/peak_rss.c): the ke
 included. Tables are small, so budgets are, too: what does not shrink with the table shows the sooner.
 """
 import json
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,18 @@ def test_smallest_budget_of_a_check(tmp_path, kind, full, threads):
     assert checked.returncode == 0, checked.stderr
     assert int(open(peak).read()) / 1024 <= 1.05 * int(named.group(1))
     assert checked.stdout == pilum(*words).stdout
+
+
+def test_exact_search_within_little(tmp_path):
+    """Batches are made from what the budget leaves; the answer is the same."""
+    path = make_table(tmp_path / "t.lance", 40_000, 96)
+    peak = str(path) + ".peak"
+    words = ["search", path, "--column", "vec", "--row", "5", "--exact", "--json", "--threads", "8"]
+    run = subprocess.run([PEAK_RSS, peak, PILUM, *map(str, words), "--memory-budget", "14MiB"], capture_output=True,
+                         text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert int(open(peak).read()) / 1024 <= 1.05 * 14
+    assert json.loads(run.stdout)["rows"] == pilum(*words).json["rows"]
 
 
 @pytest.mark.parametrize("kind", TYPES)
