@@ -19,7 +19,7 @@
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
 #define GROUPED 4096     /* from so many partitions on training looks into groups of near ones, */
 #define GROUP_LOOKS 16   /* at least so many groups, or one in so many */
-#define PQ_PASSES 18     /* over the training rows, the smaller sample counted in */
+#define PQ_PASSES 20     /* over the training rows, the smaller sample counted in */
 #define HEAD_RANK 80     /* leading dimensions by which most partitions are excluded */
 #define HEAD_SPREAD 0.15 /* of the dimensions: variance spread over no more than that makes a head pay */
 #define HEAD_LEFT 8      /* partitions evaluated in full behind a head */

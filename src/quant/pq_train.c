@@ -6,8 +6,8 @@
  * their codewords again, the sums lose what left and gain what came, and all codewords move to
  * RELAX times the way to their means: so they move eight times in a pass over the rows, further
  * than to where they are sure to be better but not so far that they could be worse. On residuals of
- * 2,048 dimensions (65,536 x 16, 256 codewords) six passes reach the error of twenty rounds on
- * all rows.
+ * 2,048 dimensions (65,536 x 16, 256 codewords) that ends with the error of 25 rounds on all rows; 50 of
+ * them have 0.4 % less, for four times the time.
  *
  * Nearest codewords are exact and sums lie on one grid, on which rows can be taken back without
  * a trace: every kernel table trains the same codewords. The error comes from the sums:
@@ -22,8 +22,8 @@
 #define BLOCK_ROWS_PER_CODE 16 /* a block with fewer rows than this teaches nothing */
 #define FIRST_ROUNDS 8      /* of the first block alone */
 #define PASSES 15           /* over all rows */
-#define LEAST_GAIN 2.5e-3   /* of the error in a pass, else it is the last */
-#define RELAX 1.6
+#define LEAST_GAIN 1.2e-3   /* of the error in a pass, else it is the last */
+#define RELAX 1.8 /* with 1.6: a pass or so more, for the same error */
 
 struct training {
     struct plm_ctx *ctx;

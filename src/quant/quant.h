@@ -44,7 +44,7 @@ struct plm_pq_train_options {
 };
 /* One sub-vector: rows [n][dsub] -> codewords [n_codes][dsub]; *error = mean squared distance of the
  * rows to the codewords they were last given to: 0.05 % or so above that to the nearest. Rows come in
- * eight blocks that take turns (pq_train.c), until a pass over all of them gains less than 0.25 %, at
+ * eight blocks that take turns (pq_train.c), until a pass over all of them gains less than 0.12 %, at
  * most 15 times (max_iters caps that, too). Starts from distinct rows in an order made from
  * (seed, subvector); an empty codeword becomes a copy of the one with the most rows (lowest id),
  * moved by a seeded 1/16 of the error per value. Rows with no more distinct values than codewords
