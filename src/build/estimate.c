@@ -17,7 +17,8 @@
 #define LEVEL_ROUNDS 10  /* k-means rounds of a tree level */
 #define FEW_ROUNDS 12    /* and of the only one, where there are few partitions */
 #define LLOYD_ROUNDS 3   /* refinement in full dimension */
-#define GROUPED 4096     /* from so many partitions on training looks into groups of near ones, */
+#define GROUPED 4096     /* from so many partitions on training finds leaves in groups of near ones, */
+#define GROUPED_FULL 16384 /* and partitions; between, exactly, */
 #define GROUP_LOOKS 16   /* at least so many groups, or one in so many */
 #define PQ_PASSES 20     /* over the training rows, the smaller sample counted in */
 #define HEAD_RANK 80     /* leading dimensions by which most partitions are excluded */
@@ -193,6 +194,8 @@ static double looked_at(double k)
  * axes say too little. */
 static double place_work(const struct work *w)
 {
+    if (w->k >= GROUPED && w->k < GROUPED_FULL)
+        return assign_work(w);
     if (w->projected >= w->d)
         return fmin(assign_work(w), looked_at(w->k) * w->d);
     return w->k >= FILTER_PARTITIONS && !has_head(w) ? assign_work(w) : looked_at(w->k) * w->projected + HEAD_LEFT * w->d;

@@ -19,8 +19,12 @@
 
 struct plm_groups;
 
-/* From so many points on, groups save more than they cost. */
-static inline bool plm_groups_pay(size_t k) { return k >= 4096; }
+/* From so many points on, groups save more than they cost: on few axes, and where rows are placed among all centroids.
+ * Between the two numbers a Lloyd step is exact, which the assigner's filters make as fast as groups are (K = 4,096, 256
+ * dimensions: 4.6 s for 6.5 s and loss - 0.6 %; without leading directions 3.4 s for 15 s; K = 16,384: the same). */
+static inline bool plm_groups_find_leaves(size_t k) { return k >= 4096; }
+static inline bool plm_groups_pay(size_t k) { return k >= 16384; }
+static inline bool plm_axes_place(size_t k) { return !plm_groups_find_leaves(k) || plm_groups_pay(k); }
 size_t plm_groups_bytes(size_t k, size_t dim, unsigned threads);
 /* The value of point j and a row x is biases[j] - x.points[j]; points [k][dim]. */
 PLM_MUST_CHECK enum plm_code

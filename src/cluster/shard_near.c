@@ -20,7 +20,7 @@ bool plm_place_near_pays(const struct plm_step *step)
     const struct plm_step_head *h = &step->head;
     bool is_low = h->kind == PLM_STEP_MEANS || (!h->has_basis && plm_projected_dim(h->dim, PLM_FETCH_ROWS) == 0);
 
-    return is_low && plm_groups_pay(h->n_points);
+    return is_low && (h->kind == PLM_STEP_MEANS ? plm_groups_find_leaves(h->n_points) : plm_groups_pay(h->n_points));
 }
 
 size_t plm_place_near_bytes(size_t k, size_t dim, unsigned threads)

@@ -87,6 +87,8 @@ static size_t place_bytes(const struct shape *s)
         return plm_groups_pay(k) && s->dim == s->r && plm_projected_dim(s->dim, PLM_FETCH_ROWS) == 0
                    ? plm_place_near_bytes(k, s->dim, (unsigned)s->threads)
                    : exact;
+    if (!plm_axes_place(k))
+        return exact;
     if (plm_groups_pay(k)) /* or exactly, where the axes are given up */
         return plm_max_size(exact, plm_groups_bytes(k, r + 1, (unsigned)s->threads) + k * (r + 3) * sizeof(float) +
                                        s->threads * rows);
@@ -98,7 +100,7 @@ static size_t pass_bytes(const struct shape *s)
 {
     size_t k = s->k, sums = plm_sums_bytes(k, s->dim), centroids = k * s->dim * sizeof(float);
     bool wait = plm_sums_wait(k, s->dim);
-    size_t near = plm_groups_pay(k) ? plm_place_near_bytes(k, s->r, (unsigned)s->threads) : k * s->r * sizeof(float);
+    size_t near = plm_groups_find_leaves(k) ? plm_place_near_bytes(k, s->r, (unsigned)s->threads) : k * s->r * sizeof(float);
     size_t means = k * s->r * sizeof(float) + plm_max_size(near + (wait ? 0 : sums), sums + centroids);
     size_t place = place_bytes(s), lloyd = centroids + (wait ? plm_max_size(place, sums) : place + sums);
 

@@ -1,6 +1,7 @@
 /* trainer_full.c - centroids in full dimension: means of the leaves, then Lloyd steps. */
 #include <math.h>
 
+#include "cluster/shard_groups.h"
 #include "cluster/trainer_impl.h"
 
 #define LLOYD_LEAST_GAIN 7e-3 /* of the loss, else no further step */
@@ -85,6 +86,7 @@ enum plm_code plm_trainer_take_leaves(struct plm_trainer *t, const struct plm_st
     plm_buf_init(&next, t->ctx, SIZE_MAX);
     head.n_points = head.k;
     head.is_last = 0;
+    head.has_basis = head.has_basis && plm_axes_place(head.k);
     set_full_grids(&head);
     if (!plm_size_mul((size_t)head.k * head.dim, sizeof(float), &bytes) ||
         !plm_size_add(bytes, 63, &bytes))
