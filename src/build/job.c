@@ -75,12 +75,16 @@ done:
 
 /* ---- opening and closing ----------------------------------------------------------------------- */
 
-static enum plm_code has_plan(struct plm_job *job, bool *yes, struct plm_err *err)
+/* What plan.json of an earlier process holds: 0 when there is none. */
+static enum plm_code look_for_plan(struct plm_job *job, uint64_t *xxh3, struct plm_err *err)
 {
-    uint64_t size;
-    enum plm_code rc = plm_store_size(job->work, "plan.json", &size, err);
-    *yes = rc == PLM_OK;
-    return rc == PLM_NOT_FOUND ? PLM_OK : rc;
+    struct plm_buf json;
+    plm_buf_init(&json, job->ctx, PLM_PLAN_BYTES_MAX);
+    enum plm_code rc = plm_store_get(job->work, "plan.json", &json, err);
+
+    *xxh3 = rc == PLM_OK ? plm_max_u64(plm_xxh3(json.data, json.len), 1) : rc == PLM_LIMIT;
+    plm_buf_reset(&json);
+    return rc == PLM_NOT_FOUND || rc == PLM_LIMIT ? PLM_OK : rc;
 }
 
 static enum plm_code identify(struct plm_job *job, const struct plm_build_options *o,
@@ -119,16 +123,37 @@ static void forget_job(struct plm_job *job)
         plm_warn(job->ctx, "%s/_pilum could not be removed", plm_store_uri(job->root));
 }
 
+/* Nobody holds the lock of a shared job on a remote store: whoever writes plan.json first has it. Only
+ * the plan that was found to be of no use (0: none was found) is removed, not one written since then. */
+static enum plm_code take_over(struct plm_job *job, uint64_t useless, struct plm_err *err)
+{
+    uint64_t now;
+    enum plm_code rc = PLM_OK;
+
+    if (!job->is_shared || !plm_job_is_remote(job))
+        return PLM_OK;
+    PLM_TRY(look_for_plan(job, &now, err));
+    if (now && now != useless)
+        return plm_fail(err, PLM_CONFLICT, "another process has begun the same build");
+    if (now)
+        rc = plm_store_delete(job->work, "plan.json", err);
+done:
+    return rc;
+}
+
 /* plan.json of a job begun here and now; *carry changes when another process was first. */
 static enum plm_code begin_plan(struct plm_job *job, const struct plm_build_options *o,
-                                enum plm_carry *carry, struct plm_err *err)
+                                uint64_t useless, enum plm_carry *carry, struct plm_err *err)
 {
     enum plm_code rc = PLM_OK;
 
     PLM_TRY(plm_job_make_plan(job, o, err));
     PLM_TRY(plm_job_lock(job, err));
-    PLM_TRY(plm_job_clear(job, err));
-    rc = save_plan(job, err);
+    rc = take_over(job, useless, err);
+    if (rc == PLM_OK)
+        PLM_TRY(plm_job_clear(job, err));
+    if (rc == PLM_OK)
+        rc = save_plan(job, err);
     if (rc == PLM_CONFLICT || rc == PLM_RETRY) { /* RETRY: it may be ours after all */
         plm_source_close(&job->source);
         rc = plm_job_carry_on(job, o, carry, err);
@@ -153,7 +178,7 @@ static void estimate(struct plm_job *job, const struct plm_build_options *o)
 static enum plm_code open_job(struct plm_job *job, const struct plm_build_options *o, bool *done,
                               struct plm_err *err)
 {
-    bool exists = false;
+    uint64_t found = 0;
     enum plm_carry carry = PLM_CARRY_NOTHING;
     enum plm_code rc = PLM_OK;
 
@@ -162,14 +187,14 @@ static enum plm_code open_job(struct plm_job *job, const struct plm_build_option
         PLM_TRY(plm_fail(err, PLM_ARG, "column_copy is empty, expected a folder"));
     PLM_TRY(plm_job_open_root(job, err));
     PLM_TRY(identify(job, o, err));
-    PLM_TRY(has_plan(job, &exists, err));
-    if (exists) {
+    PLM_TRY(look_for_plan(job, &found, err));
+    if (found) {
         PLM_TRY(plm_job_lock(job, err));
         if (!o->restart)
             PLM_TRY(plm_job_carry_on(job, o, &carry, err));
     }
     if (carry == PLM_CARRY_NOTHING)
-        PLM_TRY(begin_plan(job, o, &carry, err));
+        PLM_TRY(begin_plan(job, o, found, &carry, err));
     if (carry == PLM_CARRY_NOTHING && job->plan.asked_partitions > job->plan.num_partitions)
         plm_warn(job->ctx, PLM_FEWER_PARTITIONS, job->plan.num_partitions, job->plan.num_partitions == 1 ? "" : "s",
                  job->plan.asked_partitions, job->plan.n_live, job->plan.n_live == 1 ? "" : "s");

@@ -87,12 +87,16 @@ enum plm_code plm_job_clear(struct plm_job *job, struct plm_err *err)
     struct plm_entries entries = {0};
     enum plm_code rc = PLM_OK;
 
-    if (job->is_shared && plm_job_is_remote(job))
-        return plm_store_delete_tree(job->root, job->out_dir, err);
     PLM_TRY(plm_store_list(job->work, "", 0, &entries, err));
-    for (size_t i = 0; i < entries.n; i++)
-        if (strcmp(entries.items[i].name, "lock") != 0)
-            PLM_TRY(plm_store_delete_tree(job->work, entries.items[i].name, err));
+    for (size_t i = 0; i < entries.n; i++) {
+        const struct plm_entry *left = &entries.items[i];
+        if (strcmp(left->name, "lock") == 0 || strcmp(left->name, "plan.json") == 0)
+            continue;
+        if (left->is_dir)
+            PLM_TRY(plm_store_delete_tree(job->work, left->name, err));
+        else
+            PLM_TRY(plm_store_delete(job->work, left->name, err));
+    }
 done:
     plm_entries_reset(&entries);
     return rc;

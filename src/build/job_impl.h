@@ -20,7 +20,7 @@ PLM_MUST_CHECK enum plm_code
 plm_job_open_work(struct plm_job *job, const struct plm_build_options *o, struct plm_err *err);
 /* Held until the job is closed; a lock that is held already is fine. */
 PLM_MUST_CHECK enum plm_code plm_job_lock(struct plm_job *job, struct plm_err *err);
-/* Removes everything but the lock, which is held. */
+/* Removes everything but the lock and plan.json. */
 PLM_MUST_CHECK enum plm_code plm_job_clear(struct plm_job *job, struct plm_err *err);
 
 /* ---- the plan ------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 The server checks signatures, logs every request and breaks what it is told to break.
 """
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "peer")]
 from helpers import PILUM, Running, index_named, make_vectors, pilum, stock, table_of, uses_index  # noqa: E402
 from s3_server import S3Server  # noqa: E402
+
+from pilum import _core  # noqa: E402
 
 KEY_ID, SECRET = "AKIDSTATIC", "static-secret/with+odd=chars"
 MIB = 1 << 20
@@ -91,12 +95,23 @@ def objects(server, uri, below=""):
     return found
 
 
-def remove_table(server, uri):
+def bucket_of(server):
     import boto3
 
-    bucket = boto3.resource("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
-                            region_name="us-east-1").Bucket("bucket")
-    bucket.objects.filter(Prefix=uri.removeprefix("s3://bucket/") + "/").delete()
+    return boto3.resource("s3", endpoint_url=server.url, aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+                          region_name="us-east-1").Bucket("bucket")
+
+
+def remove_objects(server, folder):
+    bucket_of(server).objects.filter(Prefix=folder + "/").delete()
+
+
+def put_object(server, key, content):
+    bucket_of(server).put_object(Key=key, Body=content)
+
+
+def remove_table(server, uri):
+    remove_objects(server, uri.removeprefix("s3://bucket/"))
 
 
 def uploads(server, uri):
@@ -470,6 +485,42 @@ def test_same_name_on_two_machines(server, tiny, options, tmp_path):
     dataset = lance.dataset(uri, storage_options=options)
     assert dataset.version == 3
     assert str(index_named(dataset, "same").segments[0].uuid) != uuid
+
+
+def shared_build(uri, options, **more):
+    """A build that several processes share, as a driver opens it: what it asks of storage before any work."""
+    words_of = tuple(word.encode() for pair in options.items() for word in pair)
+    wanted = {"column": b"vec", "type": b"IVF_SQ", "num_partitions": 4, **more}
+    context = _core.Context(threads=1, memory_budget=1 << 30)
+    return _core.dist_open(context, (uri.encode(), 0, None, words_of), wanted, 1)[0]
+
+
+@pytest.mark.parametrize("left", [None, "no plan", "unusable plan", "restart"])
+def test_drivers_that_share_a_build_follow_one_plan(server, tiny, options, left):
+    """The slower one saw no plan (or one of no use), and stands still until the other one has written its own and more."""
+    uri = put_table(server, tiny)
+    with contextlib.closing(shared_build(uri, options)) as first:
+        plan = json.loads(first.call("plan", (), ()))
+    folder = f"{uri.removeprefix('s3://bucket/')}/_pilum/{plan['job']}"
+    if left in (None, "no plan"):
+        remove_objects(server, folder)
+    if left == "unusable plan":
+        put_object(server, f"{folder}/plan.json", b"{")
+    if left:
+        put_object(server, f"{folder}/run-7", b"of nobody")
+    go_on = threading.Event()
+    server.add_faults({"kind": "hold", "event": go_on, "key": "/data/"})
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(shared_build, uri, options, restart=left == "restart")
+        wait_for(lambda: not server.state.faults)  # it is on its way to the table's data
+        with contextlib.closing(shared_build(uri, options, restart=left == "restart")) as fast:
+            plan = fast.call("plan", (), ())
+            assert list(objects(server, uri, "_pilum/")) == [f"_pilum/{folder.rsplit('/', 1)[1]}/plan.json"]
+            put_object(server, f"{folder}/run-0", b"of the faster one")
+            go_on.set()
+            with contextlib.closing(slow.result(60)) as other:
+                assert other.call("plan", (), ()) == plan
+    assert objects(server, uri, "_pilum/").keys() == {f"_pilum/{folder.rsplit('/', 1)[1]}/{f}" for f in ("plan.json", "run-0")}
 
 
 def test_stock_append_during_the_build(server, original, options):

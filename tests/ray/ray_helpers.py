@@ -2,6 +2,7 @@
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import lance
@@ -68,19 +69,26 @@ def worker_pids():
 
 
 class At:
-    """A progress callback that acts once, in the middle of a phase."""
+    """A progress callback that acts once, in the middle of a phase, with so many workers at work.
 
-    def __init__(self, phase, act, unit=None):
-        self.phase, self.act, self.unit = phase, act, unit
+    While there are fewer it gives them time: the driver waits for the callback, workers that start do not.
+    """
+
+    def __init__(self, phase, act, unit=None, workers=1):
+        self.phase, self.act, self.unit, self.workers = phase, act, unit, workers
         self.did = False
         self.events = []
 
     def __call__(self, event):
         self.events.append(event)
         wanted = event["phase"] == self.phase and event["workers"] > 0 and (self.unit in (None, event["unit"]))
-        if wanted and not self.did:
-            self.did = True
-            self.act()
+        if not wanted or self.did:
+            return
+        if event["workers"] < self.workers:
+            time.sleep(1)
+            return
+        self.did = True
+        self.act()
 
 
 def kill_one():

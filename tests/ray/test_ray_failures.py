@@ -68,7 +68,7 @@ class TestWorkers:
             for pid in worker_pids():
                 os.kill(pid, signal.SIGKILL)
 
-        at = At("encode", kill_all)
+        at = At("encode", kill_all, workers=3)
         path = table("large")
         report = build(path, "IVF_SQ", at, tmp_path, workers=3)
         assert report["ray"]["workers_lost"] >= 3
@@ -182,11 +182,11 @@ def test_removed_node(originals, table, expected, tmp_path):
             cluster.remove_node(nodes[0], allow_graceful=False)
             shutil.rmtree(spill[1])
 
-        at = At("train", remove)
+        at = At("train", remove, workers=3)
         path = table("large")
         report = build(path, "IVF_SQ", at, tmp_path, workers=3)["ray"]
         assert at.did  # Ray may take longer to find that out than others take to do its worker's tasks
-        assert report["workers_lost"] + report["twins"] >= 1
+        assert report["workers_lost"] + report["twins"] + report["retries"] >= 1
         assert index_bytes(path) == expected("IVF_SQ")
         assert not spill[1].exists()
     finally:

@@ -29,6 +29,7 @@ Kinds of fault:
     cut       the same, but with a reset
     stall     send `after` bytes, then nothing for `seconds`
     delay     answer after `seconds`
+    hold      answer when `event`, a threading.Event of this process, is set
     drip      send the body `after` bytes at a time, `seconds` apart
     corrupt   flip one bit of the body
 """
@@ -224,6 +225,8 @@ class Handler(BaseHTTPRequestHandler):
             return status, headers, body
         if kind == "delay":
             time.sleep(fault["seconds"])
+        if kind == "hold":
+            fault["event"].wait(60)
         self.verify()
         status, headers, body = self.forward()
         if kind == "lost":
