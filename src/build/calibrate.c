@@ -16,13 +16,13 @@
 
 /* What is usual where nothing can be measured. */
 static const struct plm_rates usual = {
-    .nearest = 25e9, .bytes = 40e9, .codewords = 20e9, .doubles = 3e9, .copy = 5e9, .touch = 2e9, .read = 1e9, .read_scales = true,
+    .nearest = 25e9, .bytes = 40e9, .codewords = 20e9, .doubles = 3e9, .copy = 5e9, .touch = 2e9, .read = 1e9, .read_scales = true, .again = 1e9,
     .write = 0.3e9, .sync = 5e-3,
 };
 
 static struct plm_rates remote(struct plm_rates rates, unsigned threads)
 {
-    rates.read = REMOTE_READ;
+    rates.read = rates.again = REMOTE_READ;
     rates.write = REMOTE_WRITE * threads;
     rates.sync = REMOTE_SYNC;
     return rates;

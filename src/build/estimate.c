@@ -32,6 +32,7 @@
 #define CHECK_ROWS_MIN 32
 #define CHECK_ROWS_MAX 1024
 #define CHECK_WORK 2e9   /* multiply-adds in double of the sampled check */
+#define CACHED_SHARE 0.875 /* of the memory that is left to this process: for the column and what the build takes */
 #define CURVE_BYTES 2e9  /* the recall curve ends where more would be scanned */
 #define CURVE_SHARE 16   /* measured at first up to one partition in so many */
 #define CURVE_ENOUGH 64  /* partitions probed: where the curve is seldom measured further */
@@ -90,7 +91,7 @@ const char *plm_term_name(enum plm_term term, const char **phase)
 struct work {
     double n, d, k, sample, threads, code, column_bytes, element_bytes;
     double projected, fans, codewords, pq_rows;
-    bool verifies, verifies_all;
+    bool verifies, verifies_all, stays_cached;
     const struct plm_plan *plan;
     const struct plm_rates *rates;
 };
@@ -147,6 +148,12 @@ static double exactly(const struct work *w, double multiply_adds)
 static double fetched(const struct work *w, double bytes)
 {
     return bytes / (w->rates->read * (w->rates->read_scales ? w->threads : 1));
+}
+
+/* What was read before, sample and all: from memory, where the page cache can hold the column. */
+static double fetched_again(const struct work *w, double bytes)
+{
+    return w->stays_cached ? bytes / (w->rates->again * w->threads) : fetched(w, bytes);
 }
 
 /* Runs hold no codes: merging takes them from the table. */
@@ -243,7 +250,8 @@ static void estimate_encode(const struct work *w, double *terms)
     double run = w->n * (is_gathered(w) ? 12 : w->code);
 
     terms[PLM_TERM_ENCODE_START] = START;
-    terms[PLM_TERM_READ] = fetched(w, w->column_bytes * share_read(w));
+    double sampled = w->plan->memory.keeps_sample ? 0 : w->sample / w->n;
+    terms[PLM_TERM_READ] = fetched(w, w->column_bytes * (1 - w->sample / w->n)) + fetched_again(w, w->column_bytes * sampled);
     terms[PLM_TERM_ASSIGN] = computed(w, w->n * assign_work(w));
     terms[PLM_TERM_PROBES] = computed(w, w->n * w->d * PLM_PROBE_QUERIES);
     if (w->plan->quantizer == PLM_PQ)
@@ -258,7 +266,7 @@ static void estimate_merge(const struct work *w, double *terms)
     double bytes = w->n * w->code, room = (double)(is_gathered(w) ? w->plan->memory.gather_bytes : w->plan->memory.merge_bytes);
 
     terms[PLM_TERM_MERGE_START] = START + 3 * (double)w->plan->n_segments * w->rates->sync;
-    terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (is_gathered(w) ? fetched(w, w->column_bytes * share_read(w)) : 0);
+    terms[PLM_TERM_GATHER] = moved(w, 2 * bytes) + (is_gathered(w) ? fetched_again(w, w->column_bytes * share_read(w)) : 0);
     terms[PLM_TERM_ROOM] = first_written(w, fmin(bytes, room));
     terms[PLM_TERM_PAGES] = plm_plan_is_large(w->plan) ? 0 : bytes / w->rates->touch;
     double runs = plm_plan_is_large(w->plan) && !is_gathered(w) ? bytes : 0; /* read from where the index goes */
@@ -342,6 +350,7 @@ void plm_plan_estimate(const struct plm_source *source, const struct plm_plan *p
                        const char *verify, double seconds_so_far, struct plm_estimate *out)
 {
     struct work w = work_of(p, rates, verify, source->ctx->threads);
+    w.stays_cached = w.column_bytes + (double)p->memory.expected_bytes <= CACHED_SHARE * (double)source->ctx->memory_limit_bytes;
     struct plm_estimate e = {.plan = seconds_so_far, .rates = *rates};
     double *const phases[] = {&e.train, &e.encode, &e.merge, &e.verify, &e.commit};
     static const char *const names[] = {"train", "encode", "merge", "verify", "commit"};

@@ -27,6 +27,7 @@ struct plm_rates {
     double touch;     /* bytes of fresh memory written for the first time */
     double read;      /* bytes of the column read and decoded */
     bool read_scales; /* with threads: it is memory that is read, not a device */
+    double again;     /* bytes of the column that were read a moment before */
     double write;     /* bytes put on stable storage; all threads together */
     double sync;      /* seconds until a small file is on stable storage */
     double spread;    /* dimensions among which the vectors' variance is spread: (sum of

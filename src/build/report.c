@@ -140,10 +140,10 @@ static json_t *terms_json(const struct plm_estimate *e)
 
 static json_t *rates_json(const struct plm_rates *r)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "multiply_adds_per_s", r->nearest,
                      "byte_multiply_adds_per_s", r->bytes, "codeword_multiply_adds_per_s", r->codewords,
                      "double_multiply_adds_per_s", r->doubles, "copy_bytes_per_s", r->copy, "touch_bytes_per_s", r->touch,
-                     "read_bytes_per_s", r->read, "write_bytes_per_s", r->write, "sync_seconds", r->sync,
+                     "read_bytes_per_s", r->read, "read_again_bytes_per_s", r->again, "write_bytes_per_s", r->write, "sync_seconds", r->sync,
                      "spread_dimensions", r->spread);
 }
 

@@ -2,6 +2,8 @@
 
 Seconds are compared on a quiet machine only (bench/fit.py); here they only have to make sense.
 """
+import os
+
 import lance
 import numpy as np
 import pyarrow as pa
@@ -52,6 +54,30 @@ def test_calibration_is_of_this_table_and_machine(table):
     assert measured["double_multiply_adds_per_s"] > 1e8 and measured["touch_bytes_per_s"] > 1e8
     assert measured["copy_bytes_per_s"] > 1e8 and measured["read_bytes_per_s"] > 1e5
     assert 10 < measured["spread_dimensions"] < 65
+
+
+def test_what_is_read_twice_waits_for_its_device_once(tmp_path):
+    """The plan for a table that is not in memory: encoding and merging read again what the sample, or encoding, has read."""
+    path = tmp_path / "t.lance"
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(1).standard_normal(40_000 * 64, dtype=np.float32)), 64)
+    lance.write_dataset(pa.table({"vec": vectors}), str(path), max_rows_per_file=10_000)
+    os.sync()
+
+    def plan(cold):
+        for file in path.glob("data/*"):
+            with open(file, "rb") as data:
+                os.posix_fadvise(data.fileno(), 0, 0, os.POSIX_FADV_DONTNEED if cold else os.POSIX_FADV_WILLNEED)
+                if not cold:
+                    data.read()
+        return pilum_ok("plan", *words(path, "IVF_FLAT")).json["plan"]
+
+    warm, cold = plan(False), plan(True)
+    rates = cold["calibration"]
+    assert rates["read_again_bytes_per_s"] > warm["calibration"]["read_again_bytes_per_s"] / 20
+    seconds = 40_000 * 64 * 4 / rates["read_again_bytes_per_s"] + 2 * 40_000 * 264 / rates["copy_bytes_per_s"]
+    assert cold["parts"]["merge"]["gather"] < 10 * seconds
+    if rates["read_bytes_per_s"] < rates["read_again_bytes_per_s"] / 50:  # a slow device: seen in reading what is new
+        assert cold["train"] + cold["encode"] > warm["train"] + warm["encode"]
 
 
 def test_plan_touches_nothing(table):
